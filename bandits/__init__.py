@@ -1,0 +1,1 @@
+"""The mathematics of Freshet: pure functions and array state, no I/O."""

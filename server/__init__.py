@@ -1,0 +1,1 @@
+"""The gRPC server, its snapshot, settings, metrics and the `freshet` program."""

@@ -1,0 +1,1 @@
+"""Events in, parameters out: codecs, the RocksDB store, the embedded loop, replay."""
