@@ -1,7 +1,7 @@
 """The sparse bipartite graph of clusters and items, in both orientations.
 
-Invariants: within an item's row clusters ascend strictly; `cluster_edge[k]` is the item-major number of the k-th
-cluster-major edge, so both orientations share one array of sums; arrays are read-only once built.
+Invariants: within an item's row clusters ascend strictly; `cluster_edge[k]` is the item-major number of the
+k-th cluster-major edge, so both orientations share one array of sums; arrays are read-only once built.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ class Graph:
         return hash_strings(self.item_ids)
 
     def lookup(self, item_ids: Sequence[str]) -> Int32:
-        """Item numbers of external ids, int32 of shape (len(item_ids),); -1 where the graph has no such item."""
+        """Item numbers of external ids, int32 of shape (len(item_ids),); -1 where there is no such item."""
         get = self.index.get
         found = [get(item_id, -1) for item_id in item_ids]
         return np.array(found, dtype=np.int32)
@@ -107,7 +107,8 @@ def build_graph(
 
     Examples:
         >>> graph = build_graph(
-        ...     version="v1", centroids=[], n_clusters=2, item_ids=["a", "b"], edge_item=[1, 0, 1], edge_cluster=[1, 0, 0]
+        ...     version="v1", centroids=[], n_clusters=2, item_ids=["a", "b"],
+        ...     edge_item=[1, 0, 1], edge_cluster=[1, 0, 0],
         ... )
         >>> graph.edge_cluster.tolist(), graph.item_ptr.tolist()
         ([0, 0, 1], [0, 1, 3])
@@ -124,9 +125,7 @@ def build_graph(
     items = np.asarray(edge_item, dtype=np.int64)
     clusters = np.asarray(edge_cluster, dtype=np.int64)
     if items.shape != clusters.shape or items.ndim != 1:
-        raise ValueError(
-            f"edge_item, edge_cluster: expected equal 1-d shapes, got {items.shape}, {clusters.shape}"
-        )
+        raise ValueError(f"edge_item, edge_cluster: expected equal 1-d shapes, got {items.shape}, {clusters.shape}")
     _check_range("edge_item", items, len(item_ids))
     _check_range("edge_cluster", clusters, len(centers))
 
@@ -135,9 +134,7 @@ def build_graph(
     same = (items[1:] == items[:-1]) & (clusters[1:] == clusters[:-1])
     if same.any():
         at = int(np.argmax(same))
-        raise ValueError(
-            f"edges: expected distinct, got (cluster {clusters[at]}, item {items[at]}) more than once"
-        )
+        raise ValueError(f"edges: expected distinct, got (cluster {clusters[at]}, item {items[at]}) more than once")
     by_cluster = np.lexsort((items, clusters))
     graph = Graph(
         version=version,
@@ -145,7 +142,7 @@ def build_graph(
         item_ids=list(item_ids),
         item_ptr=_pointers(items, len(item_ids)),
         edge_cluster=clusters.astype(np.int32),
-        cluster_ptr=_pointers(clusters, len(centers)),
+        cluster_ptr=_pointers(clusters[by_cluster], len(centers)),
         cluster_item=items[by_cluster].astype(np.int32),
         cluster_edge=by_cluster.astype(np.int64),
     )

@@ -23,7 +23,8 @@ def mix(values: UInt64) -> UInt64:
     z = z * _MULTIPLIER_1
     z = z ^ (z >> np.uint64(27))
     z = z * _MULTIPLIER_2
-    return z ^ (z >> np.uint64(31))
+    mixed: UInt64 = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def hash_strings(strings: Sequence[str]) -> UInt64:

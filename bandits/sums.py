@@ -1,0 +1,147 @@
+"""The learned state: fixed-point sums of every edge and item, exact in any order.
+
+Invariants: every sum is a non-negative int64 that saturates at 2^63 - 1 and never wraps; adding the same facts in
+any order, batching or sharding, on any backend, gives the same bits and therefore the same `state_hash`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bandits.graph import Graph
+from bandits.hashing import GOLDEN, LANES, UInt64, mix
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float64 = npt.NDArray[np.float64]
+
+UNIT_BITS = 15
+UNIT = 1 << UNIT_BITS  # x and r are multiples of 1 / UNIT; a and s have this unit, d and b its square.
+LARGEST = np.int64(np.iinfo(np.int64).max)
+
+# Columns of `Sums.edge` and `Sums.item`.
+A, D, B = 0, 1, 2
+N, S = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """A micro-batch of facts as columns, in the numbering of one graph.
+
+    A fact counts an impression, a reward, or both, of one item in one context. Several facts share a context.
+
+    Attributes:
+        item: int32 of shape (n_facts,), item numbers.
+        context: int32 of shape (n_facts,), rows of the context columns.
+        impressions: int64 of shape (n_facts,), 1 where the fact counts an impression, else 0.
+        reward: int64 of shape (n_facts,), round(r * UNIT), 0 where there is none.
+        context_ptr: int64 of shape (n_contexts + 1,).
+        context_cluster: int32 of shape (context_ptr[-1],), ascending within a context; numbers that the graph
+            does not have are no error, they have no edges.
+        context_x: int64 parallel to `context_cluster`, x = round(gamma * w * UNIT), 0 < x <= UNIT.
+    """
+
+    item: Int32
+    context: Int32
+    impressions: Int64
+    reward: Int64
+    context_ptr: Int64
+    context_cluster: Int32
+    context_x: Int64
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+@dataclass(eq=False)
+class Sums:
+    """Sums of all edges and items of one graph.
+
+    Attributes:
+        edge: int64 of shape (n_edges, 3), columns A (sum of x, unit 2^-15), D (sum of x^2, unit 2^-30; Eq. 8) and
+            B (sum of x*r, unit 2^-30; Eq. 9), without any prior. Rows in the item-major order of the graph.
+        item: int64 of shape (n_items, 2), columns N (impressions) and S (sum of rewards, unit 2^-15).
+        saturated: how often an addition hit the largest value.
+    """
+
+    edge: Int64
+    item: Int64
+    saturated: int = 0
+
+    @classmethod
+    def zeros(cls, graph: Graph) -> "Sums":
+        """Nothing learned yet."""
+        return cls(np.zeros((graph.n_edges, 3), np.int64), np.zeros((graph.n_items, 2), np.int64))
+
+
+def state_hash(graph: Graph, sums: Sums) -> str:
+    """Order-independent hash of all sums that are not zero, 32 hex digits.
+
+    It depends on external item ids, cluster numbers and values only: not on the numbering of items, on edges that
+    have learned nothing, nor on how items are sharded.
+    """
+    touched = np.flatnonzero(sums.edge.any(axis=1))
+    owner = np.searchsorted(graph.item_ptr, touched, side="right") - 1
+    shown = np.flatnonzero(sums.item.any(axis=1))
+    total = 0
+    for lane in range(2):
+        hashes = graph.item_hashes[:, lane]
+        edges = _chain(hashes[owner] ^ LANES[lane], graph.edge_cluster[touched], *sums.edge[touched].T)
+        items = _chain(hashes[shown] + GOLDEN, *sums.item[shown].T)
+        # Sums of hashes (modulo 2^64) do not depend on order.
+        part = (int(edges.sum(dtype=np.uint64)) + int(items.sum(dtype=np.uint64))) % 2**64
+        total = total << 64 | part
+    return f"{total:032x}"
+
+
+def _chain(start: UInt64, *columns: npt.NDArray[np.integer]) -> UInt64:
+    state = mix(start)
+    for column in columns:
+        state = mix((state + GOLDEN) ^ column.astype(np.uint64))
+    return state
+
+
+def carry_over(old: Graph, old_sums: Sums, new: Graph) -> Sums:
+    """Sums of `old` on the edges and items that `new` has too; its other edges and items start at zero.
+
+    Clusters are matched by number: the caller answers for their meaning being the same.
+    """
+    sums = Sums.zeros(new)
+    old_number = old.lookup(new.item_ids)
+    kept = np.flatnonzero(old_number >= 0)
+    sums.item[kept] = old_sums.item[old_number[kept]]
+    owner = np.repeat(np.arange(new.n_items), np.diff(new.item_ptr))
+    edge = locate(old, old_number[owner], new.edge_cluster[:, None])[:, 0]
+    found = edge >= 0
+    sums.edge[found] = old_sums.edge[edge[found]]
+    sums.saturated = old_sums.saturated
+    return sums
+
+
+def locate(graph: Graph, item: npt.NDArray[np.integer], cluster: npt.NDArray[np.integer]) -> Int64:
+    """Edge numbers of pairs of items and clusters, by a bisection of all rows at once.
+
+    Args:
+        graph: the graph.
+        item: numbers of shape (n,); -1 has no edges.
+        cluster: numbers of shape (n, k).
+
+    Returns:
+        int64 of shape (n, k), -1 where the graph has no such edge.
+    """
+    known = item >= 0
+    number = np.where(known, item, 0)
+    if graph.n_edges == 0:
+        return np.full(cluster.shape, -1, np.int64)
+    low = np.broadcast_to(graph.item_ptr[number][:, None], cluster.shape).copy()
+    end = np.where(known, graph.item_ptr[number + 1], graph.item_ptr[number])[:, None]
+    high = np.broadcast_to(end, cluster.shape).copy()
+    for _ in range(int((high - low).max(initial=0)).bit_length()):
+        middle = (low + high) >> 1
+        below = (middle < high) & (graph.edge_cluster[np.minimum(middle, graph.n_edges - 1)] < cluster)
+        low = np.where(below, middle + 1, low)
+        high = np.where(below, high, middle)
+    at = np.minimum(low, graph.n_edges - 1)
+    hit = (low < end) & (graph.edge_cluster[at] == cluster)
+    return np.where(hit, at, -1)
