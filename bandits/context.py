@@ -66,8 +66,8 @@ def fixed_point_weights(weights: npt.ArrayLike) -> Int64:
         [16384, 32768, 1, 0]
     """
     values = np.asarray(weights, dtype=np.float64)
-    rounded = np.clip(np.rint(values * UNIT), 0, UNIT)
-    return np.where(values > 0, np.maximum(rounded, 1), rounded).astype(np.int64)
+    smallest = values > 0  # 1 for something, 0 for nothing
+    return np.minimum(np.maximum(np.rint(values * UNIT), smallest), UNIT).astype(np.int64)
 
 
 def check_cluster_weights(
