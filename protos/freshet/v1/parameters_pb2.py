@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66reshet/v1/parameters.proto\x12\nfreshet.v1\"n\n\x0eItemParameters\x12\x13\n\x0b\x63luster_ids\x18\x01 \x03(\x07\x12\t\n\x01\x61\x18\x02 \x03(\x10\x12\t\n\x01\x64\x18\x03 \x03(\x10\x12\t\n\x01\x62\x18\x04 \x03(\x10\x12\t\n\x01n\x18\x05 \x01(\x10\x12\t\n\x01s\x18\x06 \x01(\x10\x12\x10\n\x08position\x18\x07 \x01(\x10\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66reshet/v1/parameters.proto\x12\nfreshet.v1\"n\n\x0eItemParameters\x12\x13\n\x0b\x63luster_ids\x18\x01 \x03(\x07\x12\t\n\x01\x61\x18\x02 \x03(\x10\x12\t\n\x01\x64\x18\x03 \x03(\x10\x12\t\n\x01\x62\x18\x04 \x03(\x10\x12\t\n\x01n\x18\x05 \x01(\x10\x12\t\n\x01s\x18\x06 \x01(\x10\x12\x10\n\x08position\x18\x07 \x01(\x10\"u\n\x15ItemParametersColumns\x12\x13\n\x0b\x63luster_ids\x18\x01 \x01(\x0c\x12\t\n\x01\x61\x18\x02 \x01(\x0c\x12\t\n\x01\x64\x18\x03 \x01(\x0c\x12\t\n\x01\x62\x18\x04 \x01(\x0c\x12\t\n\x01n\x18\x05 \x01(\x10\x12\t\n\x01s\x18\x06 \x01(\x10\x12\x10\n\x08position\x18\x07 \x01(\x10\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,4 +33,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ITEMPARAMETERS']._serialized_start=43
   _globals['_ITEMPARAMETERS']._serialized_end=153
+  _globals['_ITEMPARAMETERSCOLUMNS']._serialized_start=155
+  _globals['_ITEMPARAMETERSCOLUMNS']._serialized_end=272
 # @@protoc_insertion_point(module_scope)

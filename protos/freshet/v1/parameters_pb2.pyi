@@ -75,3 +75,46 @@ class ItemParameters(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ItemParameters: _TypeAlias = ItemParameters  # noqa: Y015
+
+@_typing.final
+class ItemParametersColumns(_message.Message):
+    """The same bytes as ItemParameters with each column as one byte string, for readers that take columns whole. Field
+    numbers and wire types are those of ItemParameters; a test keeps the two in step.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_IDS_FIELD_NUMBER: _builtins.int
+    A_FIELD_NUMBER: _builtins.int
+    D_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    N_FIELD_NUMBER: _builtins.int
+    S_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    cluster_ids: _builtins.bytes
+    """Little-endian uint32."""
+    a: _builtins.bytes
+    """Little-endian int64."""
+    d: _builtins.bytes
+    b: _builtins.bytes
+    n: _builtins.int
+    s: _builtins.int
+    position: _builtins.int
+    def __init__(
+        self,
+        *,
+        cluster_ids: _builtins.bytes = ...,
+        a: _builtins.bytes = ...,
+        d: _builtins.bytes = ...,
+        b: _builtins.bytes = ...,
+        n: _builtins.int = ...,
+        s: _builtins.int = ...,
+        position: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "n", b"n", "position", b"position", "s", b"s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemParametersColumns: _TypeAlias = ItemParametersColumns  # noqa: Y015

@@ -1,0 +1,84 @@
+"""An interval for a policy's value that stays valid at every moment of a growing log.
+
+Promise: over the whole life of the sequence the chance that the interval *ever* misses the value is at most
+alpha, for any weights with mean 1 and rewards in the stated range: no normality, no bound on weights, no fixed
+sample size. It may therefore be looked at after every batch, and a rollout may be stopped by it
+(Karampatziakis, Mineiro, Ramdas 2021).
+"""
+
+from typing import Literal
+
+import numpy.typing as npt
+
+from bandits.ope import columns
+from bandits.ope.intervals import Interval
+from bandits.ope.lower_bounds import BernsteinBound, LowerBound, RobustBound
+
+Method = Literal["robust", "bernstein"]
+
+
+class ConfidenceSequence:
+    """Off-policy confidence sequence of E[w r].
+
+    With the reward scaled to u in [0, 1], w u has the value as its mean and gives the lower end; w (1 - u) has one
+    minus the value as its mean and gives the upper end. Each end spends half of alpha.
+
+    Args:
+        reward_low: smallest possible reward, known beforehand, not taken from the data.
+        reward_high: largest possible reward.
+        method: "robust" for importance weights of any size; "bernstein" is tighter only where weights stay near 1.
+
+    Examples:
+        >>> sequence = ConfidenceSequence()
+        >>> sequence.add([1.0] * 1000, [1, 0] * 500)
+        >>> low, high = sequence.interval(alpha=0.05)
+        >>> round(low, 2), round(high, 2)
+        (0.45, 0.55)
+    """
+
+    def __init__(self, *, reward_low: float = 0.0, reward_high: float = 1.0, method: Method = "robust") -> None:
+        if not reward_low < reward_high:
+            raise ValueError(f"reward_low, reward_high: expected low < high, got {reward_low}, {reward_high}")
+        if method not in ("robust", "bernstein"):
+            raise ValueError(f"method: expected 'robust' or 'bernstein', got {method!r}")
+        self._reward_low = reward_low
+        self._reward_high = reward_high
+        make = RobustBound if method == "robust" else BernsteinBound
+        self._below: LowerBound = make()
+        self._above: LowerBound = make()
+
+    def add(self, weight: npt.ArrayLike, reward: npt.ArrayLike) -> None:
+        """Take rounds in the order of the log; both of shape (n,). Refuses rewards out of the stated range."""
+        r = columns.finite("reward", reward)
+        w = columns.weights("weight", weight, shape=r.shape)
+        if r.min() < self._reward_low or r.max() > self._reward_high:
+            raise ValueError(
+                f"reward: expected {self._reward_low} to {self._reward_high} (reward_low, reward_high), got "
+                f"{r.min()} to {r.max()}"
+            )
+        scaled = (r - self._reward_low) / (self._reward_high - self._reward_low)
+        self._below.add(w * scaled)
+        self._above.add(w * (1.0 - scaled))
+
+    def interval(self, *, alpha: float = 0.05) -> Interval:
+        """The interval now; the whole range before the first round."""
+        half = columns.fraction("alpha", alpha) / 2
+        span = self._reward_high - self._reward_low
+        low = self._reward_low + span * self._below.bound(half)
+        high = self._reward_high - span * self._above.bound(half)
+        return Interval(low, high)
+
+
+def confidence_interval(
+    weight: npt.ArrayLike,
+    reward: npt.ArrayLike,
+    *,
+    alpha: float = 0.05,
+    reward_low: float = 0.0,
+    reward_high: float = 1.0,
+    method: Method = "robust",
+) -> Interval:
+    """The interval of a `ConfidenceSequence` after all rounds of a log; arguments as there."""
+    sequence = ConfidenceSequence(reward_low=reward_low, reward_high=reward_high, method=method)
+    sequence.add(weight, reward)
+    return sequence.interval(alpha=alpha)

@@ -1,0 +1,74 @@
+"""Changes of the joiner to and from bytes, whole columns at a time."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bandits.joiner_change import JoinerChange, Tally
+from freshet.v1 import state_pb2
+
+_INT64 = (
+    "row_occurred_ms",
+    "row_ingested_ms",
+    "row_context",
+    "context_ends",
+    "context_x",
+    "rewarded",
+    "click_occurred_ms",
+    "click_ingested_ms",
+    "click_reward",
+    "click_offset",
+    "resolved",
+)
+_INT32 = ("context_cluster", "click_index")
+_NUMBERS = (
+    "sequence",
+    "clock_ms",
+    "impressions_position",
+    "clicks_position",
+    "row_start",
+    "context_start",
+    "click_start",
+    "first_row",
+    "first_click",
+    "needs_row",
+    "needs_click",
+    "keep_from",
+)
+
+
+def encode_change(change: JoinerChange) -> bytes:
+    """Bytes of a change, without its dead letters, which are stored on their own."""
+    message = state_pb2.JoinerChangeColumns(
+        tally=change.tally.as_dict(),
+        row_request_ids=[key[0] for key in change.row_keys],
+        row_item_ids=[key[1] for key in change.row_keys],
+        click_request_ids=[key[0] for key in change.click_keys],
+        click_item_ids=[key[1] for key in change.click_keys],
+    )
+    for name in _NUMBERS:
+        setattr(message, name, getattr(change, name))
+    for names, dtype in ((_INT64, "<i8"), (_INT32, "<i4")):
+        for name in names:
+            column: npt.NDArray[np.integer] = getattr(change, name)
+            setattr(message, name, column.astype(dtype).tobytes())
+    return message.SerializeToString()
+
+
+def decode_change(record: bytes) -> JoinerChange:
+    """A change from its bytes."""
+    message = state_pb2.JoinerChangeColumns.FromString(record)
+    columns: dict[str, Any] = {}
+    for names, dtype in ((_INT64, "<i8"), (_INT32, "<i4")):
+        for name in names:
+            columns[name] = np.frombuffer(getattr(message, name), dtype)
+    numbers: dict[str, Any] = {name: int(getattr(message, name)) for name in _NUMBERS}
+    return JoinerChange(
+        tally=Tally(**dict(message.tally)),
+        row_keys=list(zip(message.row_request_ids, message.row_item_ids, strict=True)),
+        click_keys=list(zip(message.click_request_ids, message.click_item_ids, strict=True)),
+        dead=[],
+        **numbers,
+        **columns,
+    )

@@ -1,0 +1,238 @@
+"""The commit path of the embedded loop: one function of numbered steps.
+
+    1. number the source records and fold them in the joiner, without changing it
+    2. fold the outcomes in the learner
+    3. encode source records, ledger record, joiner change, changed rows, dead letters and positions
+    4. write them as ONE WriteBatch, synced
+    5. take the joiner's change over and hand the changed rows to the server
+    (6. the caller acknowledges)
+
+A crash before 4 has happened never; a crash after it has happened wholly.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bandits.backend import Backend
+from bandits.graph import Graph
+from bandits.joiner import Joiner
+from bandits.joiner_change import Dead
+from bandits.learner import Learner
+from bandits.sums import Int32
+from freshet.v1 import events_pb2, state_pb2
+from streams import store as keys
+from streams.change import Change, all_rows, changed_rows
+from streams.change_codec import encode_change
+from streams.event_codec import Record, click_columns, impression_columns
+from streams.failpoints import failpoint
+from streams.outcome_codec import decode_outcomes, encode_outcomes
+from streams.restore import encode_rule
+from streams.row_codec import encode_rows
+from streams.store import Batch, Store
+
+_CATCH_UP_RECORDS = 256
+
+
+@dataclass(eq=False)
+class Incoming:
+    """Events that were offered together, and the promise made to the caller."""
+
+    batch: events_pb2.ImpressionBatch | events_pb2.ClickBatch
+    events: int
+    done: "Future[None]" = field(default_factory=Future)
+
+
+class Committer:
+    """Owns joiner, learner and store; used by one thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        head: state_pb2.StoreHead,
+        joiner: Joiner,
+        learner: Learner | None,
+        on_change: Callable[[Change], None],
+        clock_ms: Callable[[], int],
+        backend: Backend,
+    ) -> None:
+        self.store = store
+        self.head = head
+        self.joiner = joiner
+        self.learner = learner
+        self._on_change = on_change
+        self._clock_ms = clock_ms
+        self._backend = backend
+
+    def commit(self, incoming: Sequence[Incoming]) -> None:
+        """Make a micro-batch durable and visible; the steps are those of the module's head."""
+        # 1. join
+        now_ms = max(self._clock_ms(), self.joiner.clock_ms)  # ingestion time never runs backwards
+        impressions, clicks = self._number(incoming, now_ms)
+        outcomes, change = self.joiner.join(
+            impression_columns(impressions), click_columns(clicks, self.joiner.rule)
+        )
+        offset = self.head.ledger_end
+        failpoint("joined")
+        # 2. learn
+        head = self._next_head()
+        head.ledger_end = offset + 1
+        changed = np.empty(0, np.int32)
+        current = self.learner is not None and not head.frozen and head.applied_position == offset
+        if self.learner is not None and current:
+            changed = self.learner.apply(outcomes, offset=offset)
+        failpoint("learned")
+        # 3. encode
+        batch = Batch()
+        for record in impressions:
+            batch.put(keys.IMPRESSIONS, record.offset, _source_bytes(record, now_ms))
+        for reaction in clicks:
+            batch.put(keys.CLICKS, reaction.offset, _source_bytes(reaction, now_ms))
+        batch.put(keys.LEDGER, offset, encode_outcomes(outcomes))
+        batch.put(keys.CHANGE, change.sequence, encode_change(change))
+        batch.delete_below(keys.CHANGE, 0, change.keep_from)
+        self._put_dead(batch, head, change.dead)
+        if current:
+            self._put_rows(batch, head, changed)
+        batch.put_head(head)
+        failpoint("encoded")
+        # 4. write
+        self.store.write(batch)
+        failpoint("written")
+        # 5. take over
+        self.head = head
+        self.joiner.apply(change)
+        if current:
+            self._publish(changed)  # even if no row changed: the position did
+        failpoint("published")
+
+    def catch_up(self) -> None:
+        """Learn what the ledger holds and the rows do not, unless frozen."""
+        learner = self.learner
+        while learner is not None and not self.head.frozen and self.head.applied_position < self.head.ledger_end:
+            start = self.head.applied_position
+            end = min(start + _CATCH_UP_RECORDS, self.head.ledger_end)
+            changed: list[Int32] = []
+            for offset, record in self.store.numbered(keys.LEDGER, start=start, end=end):
+                changed.append(learner.apply(decode_outcomes(record), offset=offset))
+            learner.position = end
+            batch, head = Batch(), self._next_head()
+            items: Int32 = np.unique(np.concatenate(changed)) if changed else np.empty(0, np.int32)
+            self._put_rows(batch, head, items)
+            batch.put_head(head)
+            self.store.write(batch)
+            self.head = head
+            self._publish(items)
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop or resume learning."""
+        head = self._next_head()
+        head.frozen = frozen
+        batch = Batch()
+        batch.put_head(head)
+        self.store.write(batch)
+        self.head = head
+        self.catch_up()
+
+    def set_graph(self, graph: Graph) -> None:
+        """Put a graph in force from the applied position on.
+
+        Rows are rewritten under it in the same WriteBatch: an edge that is gone must not come back with its old
+        sums when a later graph has it again.
+        """
+        head = self._next_head()
+        head.graph_version = graph.version
+        head.graph_switches += 1
+        batch = Batch()
+        switch = state_pb2.GraphSwitch(offset=head.applied_position, graph_version=graph.version)
+        batch.put(keys.GRAPH, head.graph_switches, switch.SerializeToString())
+        learner = self.learner
+        if learner is None:
+            learner = Learner.empty(graph, self._backend)
+        else:
+            for name in self._dropped(learner, graph):
+                batch.delete(keys.ROW, name.encode())
+            learner.switch_graph(graph)
+        self.learner = learner
+        self._put_rows(batch, head, np.flatnonzero(learner.row_position).astype(np.int32))
+        batch.put_head(head)
+        self.store.write(batch)
+        self.head = head
+
+    def publish_all(self) -> None:
+        """Hand over everything."""
+        if self.learner is not None:
+            self._on_change(all_rows(self.learner))
+
+    def record_rule(self) -> None:
+        """Remember the join rule in force from the next micro-batch on, for `verify`."""
+        *_, latest = [(0, b""), *self.store.numbered(keys.RULE)]
+        rule = encode_rule(self.joiner.rule)
+        if latest[1] != rule:
+            batch = Batch()
+            batch.put(keys.RULE, self.joiner.sequence + 1, rule)
+            self.store.write(batch)
+
+    # --- parts of the steps ------------------------------------------------------------------------------------
+
+    def _number(
+        self, incoming: Sequence[Incoming], now_ms: int
+    ) -> tuple[list[Record[events_pb2.Impression]], list[Record[events_pb2.Click]]]:
+        """Each offer becomes one record of its source log."""
+        impressions: list[Record[events_pb2.Impression]] = []
+        clicks: list[Record[events_pb2.Click]] = []
+        for one in incoming:
+            if isinstance(one.batch, events_pb2.ImpressionBatch):
+                offset = self.joiner.impressions_position + len(impressions)
+                impressions.append(Record(offset, now_ms, one.batch.impressions))
+            else:
+                offset = self.joiner.clicks_position + len(clicks)
+                clicks.append(Record(offset, now_ms, one.batch.clicks))
+        return impressions, clicks
+
+    def _next_head(self) -> state_pb2.StoreHead:
+        head = state_pb2.StoreHead()
+        head.CopyFrom(self.head)
+        return head
+
+    def _put_rows(self, batch: Batch, head: state_pb2.StoreHead, items: Int32) -> None:
+        learner = self.learner
+        if learner is None:
+            return
+        rows = encode_rows(learner.graph, learner.sums, learner.row_position, items)
+        names = learner.graph.item_ids
+        batch.put_all(keys.ROW, [names[item] for item in items.tolist()], rows)
+        head.applied_position = learner.position
+        for partition, sequence in learner.applied.items():
+            head.applied_sequences[partition] = sequence
+        head.facts_applied = learner.facts_applied
+        head.facts_unknown = learner.facts_unknown
+
+    def _put_dead(self, batch: Batch, head: state_pb2.StoreHead, dead: Sequence[Dead]) -> None:
+        for letter in dead:
+            message = state_pb2.DeadLetter(
+                topic=letter.topic, offset=letter.offset, index=letter.index, reason=letter.reason
+            )
+            batch.put(keys.DEAD, head.dead_letters, message.SerializeToString())
+            head.dead_letters += 1
+
+    def _dropped(self, learner: Learner, graph: Graph) -> list[str]:
+        """Items with a row that the new graph does not have."""
+        with_row = [learner.graph.item_ids[item] for item in np.flatnonzero(learner.row_position).tolist()]
+        gone = graph.lookup(with_row) < 0
+        return [name for name, is_gone in zip(with_row, gone.tolist(), strict=True) if is_gone]
+
+    def _publish(self, items: Int32) -> None:
+        if self.learner is not None:
+            self._on_change(changed_rows(self.learner, items))
+
+
+def _source_bytes(record: Record[events_pb2.Impression] | Record[events_pb2.Click], ingested_at_ms: int) -> bytes:
+    message = state_pb2.SourceRecord(ingested_at_ms=ingested_at_ms)
+    if isinstance(record.events[0], events_pb2.Impression):
+        message.impressions.impressions.extend(record.events)  # type: ignore[arg-type]
+    else:
+        message.clicks.clicks.extend(record.events)  # type: ignore[arg-type]
+    return message.SerializeToString()

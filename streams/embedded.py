@@ -1,0 +1,304 @@
+"""The embedded loop: joiner, ledger and learner in one process, on RocksDB.
+
+Invariants:
+- One writer thread owns joiner, learner and store. What it commits, it commits in one WriteBatch.
+- A future is done only when its events are on disk and what they changed has been handed to `on_change`.
+- After any failure to commit the loop stops for good: memory may be ahead of the disk, and only a restart, which
+  reads the disk, puts that right.
+"""
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from bandits.artifact import save_graph
+from bandits.backend import Backend
+from bandits.graph import Graph
+from bandits.join_rule import JoinRule
+from bandits.learner import Learner
+from bandits.sums import locate, state_hash
+from freshet.v1 import events_pb2
+from streams.change import Change
+from streams.commit import Committer, Incoming
+from streams.restore import graph_folder, restore_graph, restore_joiner, restore_learner
+from streams.store import Store, StoreError
+
+Result = TypeVar("Result")
+
+
+class QueueFull(RuntimeError):
+    """Too much is waiting; try again after `retry_after_ms`."""
+
+    def __init__(self, retry_after_ms: int) -> None:
+        super().__init__(f"the feedback queue is full, try again in {retry_after_ms} ms")
+        self.retry_after_ms = retry_after_ms
+
+
+class LoopFailed(RuntimeError):
+    """The loop has stopped; the message says why."""
+
+
+@dataclass(frozen=True)
+class LoopLimits:
+    """Bounds of the loop.
+
+    Attributes:
+        max_queued_events: impressions' items and clicks that may wait for the writer.
+        max_batch_events: how many the writer takes into one micro-batch.
+        retry_after_ms: what callers are told to wait when the queue is full.
+    """
+
+    max_queued_events: int = 200_000
+    max_batch_events: int = 20_000
+    retry_after_ms: int = 200
+
+
+@dataclass(frozen=True)
+class LoopStatus:
+    """What the loop is doing."""
+
+    queued_events: int
+    pending_impressions: int
+    waiting_clicks: int
+    counts: dict[str, int]
+    ledger_end: int
+    applied_position: int
+    frozen: bool
+    failed: str | None
+    backend: str
+    saturated: int
+
+
+@dataclass(frozen=True)
+class GraphSwitch:
+    """What a graph switch did to the edges."""
+
+    kept: int
+    added: int
+    dropped: int
+
+
+class EmbeddedLoop:
+    """Joiner -> ledger -> learner -> `on_change`, durable.
+
+    Args:
+        data_dir: where everything is kept.
+        rule: the join rule.
+        limits: bounds.
+        backend: adds the facts.
+        graph: taken if the store has none yet; otherwise the store's own is used.
+        on_change: called from the writer thread after each commit, and once in full by `start`.
+        clock_ms: the time of ingestion, Unix milliseconds.
+
+    Raises:
+        StoreError: the store cannot be used.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        rule: JoinRule,
+        limits: LoopLimits,
+        backend: Backend,
+        graph: Graph | None,
+        on_change: Callable[[Change], None],
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._data_dir = data_dir
+        self._limits = limits
+        self._backend = backend
+        self._store = Store(data_dir / "store")
+        head = self._store.head()
+        if head.graph_version:
+            graph = restore_graph(data_dir, head.graph_version)
+        learner = restore_learner(self._store, head, graph, backend) if graph is not None else None
+        joiner = restore_joiner(self._store, rule)
+        self._committer = Committer(self._store, head, joiner, learner, on_change, clock_ms, backend)
+        if graph is not None and not head.graph_version:
+            self._adopt(graph)
+        self._committer.record_rule()
+        self._work = threading.Condition()
+        self._queue: deque[Incoming] = deque()
+        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._queued_events = 0
+        self._stopping = False
+        self._failed: str | None = None
+        self._thread = threading.Thread(target=self._run, name="freshet-loop", daemon=True)
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph in force."""
+        learner = self._committer.learner
+        return learner.graph if learner else None
+
+    def start(self) -> None:
+        """Catch up with the ledger, hand over all rows, start the writer thread."""
+        self._committer.catch_up()
+        self._committer.publish_all()
+        self._thread.start()
+
+    def stop(self, *, grace_s: float) -> None:
+        """Write what was accepted, then close the store; after `grace_s` what is left is refused, not lost."""
+        with self._work:
+            self._stopping = True
+            self._work.notify()
+        self._thread.join(grace_s)
+        if self._thread.is_alive():
+            self._fail("the server is stopping")
+            self._thread.join()
+        self._store.close()
+
+    def offer_impressions(self, batch: events_pb2.ImpressionBatch) -> "Future[None]":
+        """Take validated impressions; the future is done when they are durable.
+
+        Raises:
+            QueueFull: too much is waiting.
+            LoopFailed: the loop has stopped.
+        """
+        return self._offer(Incoming(batch, sum(len(slate.items) for slate in batch.impressions)))
+
+    def offer_clicks(self, batch: events_pb2.ClickBatch) -> "Future[None]":
+        """Take validated clicks; as `offer_impressions`."""
+        return self._offer(Incoming(batch, len(batch.clicks)))
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop or resume learning, durably. Feedback is still taken; resuming catches up with it."""
+        self._on_writer(lambda: self._committer.freeze(frozen))
+
+    def load_graph(self, graph: Graph) -> GraphSwitch:
+        """Switch to another graph. Edges and items in both keep their sums."""
+        return self._on_writer(lambda: self._switch(graph))
+
+    def state_hash(self) -> str:
+        """Hash of all sums at the current position."""
+        return self._on_writer(self._hash)
+
+    def status(self) -> LoopStatus:
+        """What the loop is doing; numbers of different fields may be a micro-batch apart."""
+        joiner, learner, head = self._committer.joiner, self._committer.learner, self._committer.head
+        counts = joiner.tally.as_dict()
+        counts["dead_letters"] = head.dead_letters
+        counts["facts_applied"] = learner.facts_applied if learner else 0
+        counts["facts_unknown"] = learner.facts_unknown if learner else 0
+        return LoopStatus(
+            queued_events=self._queued_events,
+            pending_impressions=joiner.pending_rows,
+            waiting_clicks=joiner.waiting_clicks,
+            counts=counts,
+            ledger_end=head.ledger_end,
+            applied_position=head.applied_position,
+            frozen=head.frozen,
+            failed=self._failed,
+            backend=self._backend.name,
+            saturated=learner.sums.saturated if learner else 0,
+        )
+
+    # --- the writer thread -------------------------------------------------------------------------------------
+
+    def _offer(self, incoming: Incoming) -> "Future[None]":
+        with self._work:
+            self._check_open()
+            if self._queued_events and self._queued_events + incoming.events > self._limits.max_queued_events:
+                raise QueueFull(self._limits.retry_after_ms)
+            self._queue.append(incoming)
+            self._queued_events += incoming.events
+            self._work.notify()
+        return incoming.done
+
+    def _on_writer(self, command: Callable[[], Result]) -> Result:
+        done: Future[Result] = Future()
+        with self._work:
+            self._check_open()
+            self._commands.append((command, done))
+            self._work.notify()
+        return done.result()
+
+    def _check_open(self) -> None:
+        if self._failed or self._stopping:
+            raise LoopFailed(self._failed or "the server is stopping")
+
+    def _run(self) -> None:
+        while True:
+            with self._work:
+                while not (self._queue or self._commands or self._stopping):
+                    self._work.wait()
+                if self._failed or (self._stopping and not self._queue and not self._commands):
+                    return
+                commands, batch = list(self._commands), self._take()
+                self._commands.clear()
+            try:
+                for command, done in commands:
+                    self._obey(command, done)
+                if batch:
+                    self._committer.commit(batch)
+            except Exception as error:
+                reason = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+                self._fail(reason, batch)
+                return
+            for incoming in batch:
+                incoming.done.set_result(None)
+
+    def _take(self) -> list[Incoming]:
+        batch: list[Incoming] = []
+        events = 0
+        while self._queue and (not batch or events + self._queue[0].events <= self._limits.max_batch_events):
+            batch.append(self._queue.popleft())
+            events += batch[-1].events
+        self._queued_events -= events
+        return batch
+
+    def _obey(self, command: Callable[[], Any], done: "Future[Any]") -> None:
+        try:
+            done.set_result(command())
+        except StoreError as error:
+            done.set_exception(error)
+            raise
+        except Exception as error:
+            done.set_exception(error)
+
+    def _fail(self, reason: str, batch: list[Incoming] | None = None) -> None:
+        with self._work:
+            self._failed = reason
+            left = [*(batch or []), *self._queue]
+            self._queue.clear()
+            commands = list(self._commands)
+            self._commands.clear()
+        for future in [*(incoming.done for incoming in left), *(done for _, done in commands)]:
+            with contextlib.suppress(Exception):  # it may have been cancelled by a caller that gave up
+                future.set_exception(LoopFailed(reason))
+
+    # --- graph -------------------------------------------------------------------------------------------------
+
+    def _adopt(self, graph: Graph) -> None:
+        folder = graph_folder(self._data_dir, graph.version)
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            save_graph(graph, folder)
+        self._committer.set_graph(graph)
+
+    def _switch(self, graph: Graph) -> GraphSwitch:
+        old = self.graph
+        if old is not None and old.version == graph.version:
+            return GraphSwitch(old.n_edges, 0, 0)
+        kept = _shared_edges(old, graph) if old else 0
+        self._adopt(graph)
+        self._committer.catch_up()
+        self._committer.publish_all()
+        return GraphSwitch(kept, graph.n_edges - kept, (old.n_edges if old else 0) - kept)
+
+    def _hash(self) -> str:
+        learner: Learner | None = self._committer.learner
+        return state_hash(learner.graph, learner.sums) if learner else "0" * 32
+
+
+def _shared_edges(old: Graph, new: Graph) -> int:
+    owner = np.repeat(old.lookup(new.item_ids), np.diff(new.item_ptr))
+    return int(np.count_nonzero(locate(old, owner, new.edge_cluster[:, None]) >= 0))

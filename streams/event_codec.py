@@ -1,0 +1,93 @@
+"""Events as protobuf messages to columns.
+
+Invariants: messages have passed `streams.validation`; the columns keep the order of the records; weights are
+rounded to fixed point here and nowhere else.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from bandits.context import fixed_point_weights
+from bandits.events import Clicks, Impressions, Int64
+from bandits.join_rule import JoinRule
+from bandits.sums import UNIT
+from freshet.v1 import events_pb2
+
+Message = TypeVar("Message", events_pb2.Impression, events_pb2.Click)
+
+
+@dataclass(frozen=True)
+class Record(Generic[Message]):
+    """A record of a source log: many events that were accepted together.
+
+    Attributes:
+        offset: its place in the log.
+        ingested_at_ms: when the log took it, Unix milliseconds.
+        events: the events in it.
+        indices: number of each event within the record; None means 0, 1, 2, ...
+    """
+
+    offset: int
+    ingested_at_ms: int
+    events: Sequence[Message]
+    indices: Sequence[int] | None = None
+
+
+def impression_columns(records: Iterable[Record[events_pb2.Impression]]) -> Impressions:
+    """Columns of all slates of some records."""
+    records = list(records)
+    slates = [slate for record in records for slate in record.events]
+    if not slates:
+        return Impressions.none()
+    sizes = [len(slate.context.cluster_ids) for slate in slates]
+    context_of = np.repeat(np.arange(len(slates)), sizes)
+    cluster = np.array([c for slate in slates for c in slate.context.cluster_ids], np.int32)
+    x = fixed_point_weights(np.array([w for slate in slates for w in slate.context.weights], np.float64))
+    # A weight below half a unit weighs nothing; what is left ascends within each context.
+    order = np.lexsort((cluster, context_of))
+    order = order[x[order] > 0]
+    ends = np.cumsum(np.bincount(context_of[order], minlength=len(slates)))
+    return Impressions(
+        request_ids=[slate.request_id for slate in slates],
+        occurred_at_ms=np.array([slate.occurred_at_ms for slate in slates], np.int64),
+        ingested_at_ms=_per_event(records, [record.ingested_at_ms for record in records]),
+        offset=_per_event(records, [record.offset for record in records]),
+        index=_indices(records).astype(np.int32),
+        item_ends=np.cumsum([len(slate.items) for slate in slates]),
+        item_ids=[item.item_id for slate in slates for item in slate.items],
+        context_ends=ends.astype(np.int64),
+        context_cluster=cluster[order],
+        context_x=x[order],
+    )
+
+
+def click_columns(records: Iterable[Record[events_pb2.Click]], rule: JoinRule) -> Clicks:
+    """Columns of all clicks of some records, rewards weighted and capped by the rule."""
+    records = list(records)
+    clicks = [click for record in records for click in record.events]
+    if not clicks:
+        return Clicks.none()
+    raw = np.array([click.reward if click.HasField("reward") else 1.0 for click in clicks])
+    weight = np.array([rule.kind_weights[click.kind or "click"] for click in clicks])
+    reward = np.clip(np.minimum(raw, rule.reward_cap / np.maximum(weight, 1e-300)) * weight, 0.0, rule.reward_cap)
+    return Clicks(
+        request_ids=[click.request_id for click in clicks],
+        item_ids=[click.item_id for click in clicks],
+        reward=np.rint(reward * UNIT).astype(np.int64),
+        occurred_at_ms=np.array([click.occurred_at_ms for click in clicks], np.int64),
+        ingested_at_ms=_per_event(records, [record.ingested_at_ms for record in records]),
+        offset=_per_event(records, [record.offset for record in records]),
+        index=_indices(records).astype(np.int32),
+    )
+
+
+def _per_event(records: Sequence[Record[Message]], values: list[int]) -> Int64:
+    return np.repeat(np.array(values, np.int64), [len(record.events) for record in records])
+
+
+def _indices(records: Sequence[Record[Message]]) -> Int64:
+    given = [record.indices if record.indices is not None else range(len(record.events)) for record in records]
+    return np.concatenate([np.asarray(indices, np.int64) for indices in given])

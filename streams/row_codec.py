@@ -1,0 +1,133 @@
+"""Parameter rows: `freshet.v1.ItemParameters` to and from arrays, whole micro-batches of rows at a time.
+
+One format on disk and on the parameters topic. Fixed-width fields give all rows of equal degree one layout, so rows
+are written as a matrix of bytes per degree rather than as one message object each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bandits.arena import ranges
+from bandits.graph import Graph
+from bandits.sums import Int32, Int64, Sums, locate
+from freshet.v1 import parameters_pb2
+
+_LENGTH_DELIMITED, _FIXED_64 = 2, 1
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of some items, concatenated.
+
+    Attributes:
+        item_ids: of each row.
+        edge_ends: int64; the edges of row i are edge_ends[i-1]:edge_ends[i].
+        cluster: int32 of each edge.
+        edge: int64 of shape (n_edges, 3): a, d, b.
+        item: int64 of shape (n_rows, 2): n, s.
+        position: int64 of shape (n_rows,): ledger position included.
+    """
+
+    item_ids: Sequence[str]
+    edge_ends: Int64
+    cluster: Int32
+    edge: Int64
+    item: Int64
+    position: Int64
+
+
+def encode_rows(graph: Graph, sums: Sums, row_position: Int64, items: Int32) -> list[bytes]:
+    """Bytes of the rows of some items, in the order of `items`."""
+    starts, degrees = graph.item_ptr[items], np.diff(graph.item_ptr)[items]
+    encoded: list[bytes] = [b""] * len(items)
+    for degree in np.unique(degrees).tolist():
+        chosen = np.flatnonzero(degrees == degree)
+        at = starts[chosen][:, None] + np.arange(degree)
+        scalars = np.column_stack([sums.item[items[chosen]], row_position[items[chosen]]])
+        matrix = _matrix(graph.edge_cluster[at], sums.edge[at], scalars)
+        data, width = matrix.tobytes(), matrix.shape[1]
+        for place, i in enumerate(chosen.tolist()):
+            encoded[i] = data[place * width : (place + 1) * width]
+    return encoded
+
+
+def decode_rows(item_ids: Sequence[str], encoded: Sequence[bytes]) -> Rows:
+    """Rows from their bytes; unknown fields are ignored.
+
+    Raises:
+        ValueError: bytes that are no ItemParameters, or whose columns differ in length; the item is named.
+    """
+    messages = [_parse(item_id, data) for item_id, data in zip(item_ids, encoded, strict=True)]
+    degrees = np.array([len(message.cluster_ids) // 4 for message in messages], np.int64)
+    cluster = np.frombuffer(b"".join(message.cluster_ids for message in messages), "<u4").astype(np.int32)
+    columns = [b"".join(getattr(message, name) for message in messages) for name in ("a", "d", "b")]
+    edge = np.column_stack([np.frombuffer(column, "<i8") for column in columns]).astype(np.int64)
+    scalars = np.array([(message.n, message.s, message.position) for message in messages], np.int64).reshape(-1, 3)
+    return Rows(item_ids, np.cumsum(degrees), cluster, edge, scalars[:, :2], scalars[:, 2])
+
+
+def place_rows(graph: Graph, rows: Rows, sums: Sums, row_position: Int64) -> int:
+    """Write rows into the sums of a graph; how many edges of theirs the graph does not have (they are left out).
+
+    A row that is older than the one in place is skipped, so that restoring is monotonic.
+    """
+    number = graph.lookup(rows.item_ids)
+    degrees = np.diff(rows.edge_ends, prepend=0)
+    fresh = (number >= 0) & (rows.position >= row_position[number])
+    row_position[number[fresh]] = rows.position[fresh]
+    sums.item[number[fresh]] = rows.item[fresh]
+    at = ranges((rows.edge_ends - degrees)[fresh], degrees[fresh])
+    owner = np.repeat(number[fresh], degrees[fresh])
+    # Rows hold the edges of the graph they were written under; most often that is this one.
+
+    edge = locate(graph, owner, rows.cluster[at][:, None])[:, 0]
+    found = edge >= 0
+    sums.edge[edge[found]] = rows.edge[at[found]]
+    return int(np.count_nonzero(~found))
+
+
+def _parse(item_id: str, data: bytes) -> parameters_pb2.ItemParametersColumns:
+    message = parameters_pb2.ItemParametersColumns()
+    try:
+        message.ParseFromString(data)
+    except Exception as error:
+        raise ValueError(
+            f'row "{item_id}": expected ItemParameters, got {len(data)} bytes that are none'
+        ) from error
+    degree = len(message.cluster_ids) // 4
+    if len(message.cluster_ids) % 4 or any(len(c) != 8 * degree for c in (message.a, message.d, message.b)):
+        raise ValueError(f'row "{item_id}": expected a, d, b parallel to {degree} cluster_ids')
+    return message
+
+
+def _matrix(cluster: Int32, edge: Int64, scalars: Int64) -> npt.NDArray[np.uint8]:
+    """Wire bytes of rows of equal degree, uint8 of shape (n_rows, bytes)."""
+    rows, degree = cluster.shape
+    parts: list[npt.NDArray[np.uint8]] = []
+    if degree:
+        parts += [_head(rows, 1, 4 * degree), _bytes(cluster.astype("<u4"))]
+        for field, column in ((2, 0), (3, 1), (4, 2)):
+            parts += [
+                _head(rows, field, 8 * degree),
+                _bytes(np.ascontiguousarray(edge[:, :, column]).astype("<i8")),
+            ]
+    for field, column in ((5, 0), (6, 1), (7, 2)):
+        tag = np.full((rows, 1), field << 3 | _FIXED_64, np.uint8)
+        parts += [tag, _bytes(np.ascontiguousarray(scalars[:, column : column + 1]).astype("<i8"))]
+    return np.concatenate(parts, axis=1)
+
+
+def _head(rows: int, field: int, size: int) -> npt.NDArray[np.uint8]:
+    head = [field << 3 | _LENGTH_DELIMITED]
+    while size >= 0x80:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return np.broadcast_to(np.array(head, np.uint8), (rows, len(head)))
+
+
+def _bytes(matrix: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    return matrix.view(np.uint8).reshape(len(matrix), -1)
