@@ -247,6 +247,9 @@ class LocalBroker:
             "log.dirs": str(self.data_dir / "data"),
             "num.partitions": str(self._partitions),
             "auto.create.topics.enable": "false",
+            # After a crash the controller refuses this node until its old session has run out (9 s by default).
+            "broker.session.timeout.ms": "3000",
+            "broker.heartbeat.interval.ms": "500",
             "group.initial.rebalance.delay.ms": "0",
             "group.min.session.timeout.ms": "1000",
             "offsets.topic.num.partitions": "8",
