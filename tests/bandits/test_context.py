@@ -55,6 +55,15 @@ def test_resolved_clusters_are_the_nearest_of_all(dim: int, scale: float) -> Non
         assert context.weights.dtype == np.float64
 
 
+def test_near_ties_are_decided_exactly() -> None:
+    """Clusters that differ by less than float32 can sum are still ranked by what they are."""
+    rng = np.random.default_rng(9)
+    centroids = (1 + 2e-7 * rng.normal(size=(150, 64))).astype(np.float32)
+    for embedding in rng.normal(size=(5, 64)).astype(np.float32):
+        context = resolve_embedding(embedding, centroids, k=40, temperature=1.0)
+        assert context.cluster_ids.tolist() == sorted(nearest_by_hand(embedding, centroids, 40))
+
+
 @given(data=st.data(), k=st.integers(1, 12))
 @settings(max_examples=100, deadline=None)
 def test_ties_go_to_the_lowest_cluster(data: st.DataObject, k: int) -> None:
