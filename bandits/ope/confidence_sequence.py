@@ -26,7 +26,8 @@ class ConfidenceSequence:
     Args:
         reward_low: smallest possible reward, known beforehand, not taken from the data.
         reward_high: largest possible reward.
-        method: "robust" for importance weights of any size; "bernstein" is tighter only where weights stay near 1.
+        method: "robust" for importance weights of any size; "bernstein" is a closed form, cheaper and never much
+            tighter, and useless with heavy weights.
 
     Examples:
         >>> sequence = ConfidenceSequence()

@@ -18,7 +18,7 @@ MAX_MEAN_GAP = 0.05
 MEAN_STANDARD_ERRORS = 4.0
 
 
-class NoSupport(ValueError):  # noqa: N818 - a refusal, named for its reason
+class NoSupport(ValueError):
     """The log cannot answer the question asked of it; the message says why."""
 
 
