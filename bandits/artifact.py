@@ -42,7 +42,7 @@ _DTYPES = {
 }
 
 
-class DamagedGraph(ValueError):  # noqa: N818 - it says what is damaged
+class DamagedGraph(ValueError):
     """A graph directory that cannot be trusted; the message names directory, file, expectation and finding."""
 
 

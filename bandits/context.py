@@ -24,7 +24,7 @@ _BLOCK_BYTES = 1 << 25  # of one block of inner products
 _BLOCK_TERMS = 1 << 20  # of one block of exact products
 
 
-class InvalidContext(ValueError):  # noqa: N818 - it says what is invalid, as BadRequest does
+class InvalidContext(ValueError):
     """A context that does not describe a user.
 
     Attributes:
