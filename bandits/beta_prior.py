@@ -1,6 +1,7 @@
 """The Beta prior of per-item Thompson sampling, fitted to mature items by maximum likelihood.
 
-Invariants: a0 and b0 are positive and finite for any counts; the fit does not depend on the order of the items.
+Invariants: a0 and b0 are within the range that `PolicySettings` takes, for any counts; the fit does not depend on
+the order of the items.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import betaln, digamma
+
+from bandits.policy_settings import BETA_RANGE
 
 Float64 = npt.NDArray[np.float64]
 
@@ -38,9 +41,10 @@ class BetaPrior:
 def fit_beta_prior(n: npt.ArrayLike, s: npt.ArrayLike, *, min_impressions: float = 100.0) -> BetaPrior:
     """Maximum likelihood of the beta-binomial over items with at least `min_impressions`.
 
-    With fewer than `FEWEST_ITEMS` mature items, or where all their rates are equal, the likelihood has no maximum
-    inside; then the weak prior stands in: strength `WEAK_STRENGTH` around the pooled rate
-    (sum s + 1/2) / (sum n + 1), which is Beta(1, 1) without any data.
+    The strength a0 + b0 is sought from 0.01 to 100,000; rates that spread no wider than one common rate would make
+    them end at 100,000. With fewer than `FEWEST_ITEMS` mature items, or where all their rates are equal, the weak
+    prior stands in: strength `WEAK_STRENGTH` around the pooled rate (sum s + 1/2) / (sum n + 1), that is Beta(1, 1)
+    without any data.
 
     Args:
         n: of shape (items,), impressions.
@@ -58,13 +62,14 @@ def fit_beta_prior(n: npt.ArrayLike, s: npt.ArrayLike, *, min_impressions: float
     if not min_impressions > 0:
         raise ValueError(f"min_impressions: expected more than 0, got {min_impressions}")
     mature = shown >= min_impressions
-    shown, earned = shown[mature], np.minimum(earned[mature], shown[mature])
-    rate = (earned.sum() + 0.5) / (shown.sum() + 1)
-    weak = BetaPrior(WEAK_STRENGTH * rate, WEAK_STRENGTH * (1 - rate), len(shown), fitted=False)
-    if len(shown) < FEWEST_ITEMS or np.ptp(earned / shown) == 0:
-        return weak
-    a0, b0 = _maximise(shown, earned, rate)
-    return BetaPrior(a0, b0, len(shown), fitted=True)
+    pairs = np.stack([shown[mature], np.minimum(earned, shown)[mature]])
+    (shown, earned), count = np.unique(pairs, axis=1, return_counts=True)
+    rate = (count @ earned + 0.5) / (count @ shown + 1)
+    items = int(count.sum())
+    fitted = items >= FEWEST_ITEMS and bool(np.ptp(earned / shown) > 0)
+    mean, strength = _maximise(shown, earned, count, rate) if fitted else (rate, WEAK_STRENGTH)
+    a0, b0 = np.clip([strength * mean, strength * (1 - mean)], *BETA_RANGE).tolist()
+    return BetaPrior(a0, b0, items, fitted)
 
 
 def log_likelihood(a0: float, b0: float, n: Float64, s: Float64) -> float:
@@ -72,10 +77,8 @@ def log_likelihood(a0: float, b0: float, n: Float64, s: Float64) -> float:
     return float(np.sum(betaln(a0 + s, b0 + n - s)) - len(n) * betaln(a0, b0))
 
 
-def _maximise(n: Float64, s: Float64, rate: float) -> tuple[float, float]:
-    """L-BFGS over (logit of the mean, log of the strength), where the surface is smooth and unbounded."""
-    rows, count = np.unique(np.stack([n, s]), axis=1, return_counts=True)
-    n, s = rows
+def _maximise(n: Float64, s: Float64, count: npt.NDArray[np.int64], rate: float) -> tuple[float, float]:
+    """Mean and strength a0 + b0, by L-BFGS over (logit of the mean, log of the strength)."""
 
     def negative(point: Float64) -> tuple[float, Float64]:
         mean, strength = 1 / (1 + np.exp(-point[0])), np.exp(point[1])
@@ -89,8 +92,6 @@ def _maximise(n: Float64, s: Float64, rate: float) -> tuple[float, float]:
 
     start = np.array([np.log(rate / (1 - rate)), np.log(10.0)])
     bounds = [(-_LOGIT_BOUND, _LOGIT_BOUND), tuple(np.log(_STRENGTH_BOUNDS))]
-    found = minimize(
-        negative, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9}
-    )
-    mean, strength = 1 / (1 + np.exp(-found.x[0])), np.exp(found.x[1])
-    return float(strength * mean), float(strength * (1 - mean))
+    options = {"ftol": 1e-14, "gtol": 1e-9}
+    found = minimize(negative, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return 1 / (1 + np.exp(-found.x[0])), np.exp(found.x[1])

@@ -15,9 +15,20 @@ from scipy.special import betaincinv
 
 from bandits.draws import BETA, REDRAWS, THOMPSON, normals, uniforms
 from bandits.hashing import UInt64
-from bandits.policy_settings import PolicySettings, describe
+from bandits.policy_settings import Estimator, PolicySettings, Unseen, describe
 
-__all__ = ["MODES", "CandidateSums", "PolicySettings", "Scores", "describe", "estimate", "redraw", "score"]
+__all__ = [
+    "MODES",
+    "CandidateSums",
+    "Estimator",
+    "PolicySettings",
+    "Scores",
+    "Unseen",
+    "describe",
+    "estimate",
+    "redraw",
+    "score",
+]
 
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -83,6 +94,8 @@ def redraw(mode: str, sums: CandidateSums, settings: PolicySettings, seed: int, 
     generator = np.random.Generator(np.random.PCG64([seed, REDRAWS]))
     if mode == "thompson":
         mean, width, unseen = estimate(sums, settings)
+        if not settings.thompson_scale:
+            return np.tile(mean, (count, 1))
         drawn = generator.standard_normal((count, len(mean)))
         return _shift(mean, width, unseen, settings.thompson_scale * drawn)
     if mode == "beta_thompson":

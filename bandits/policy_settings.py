@@ -19,7 +19,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "epsilon": (0.0, 1.0),
 }
 _CHOICES = {"estimator": ("diagonal", "averaged"), "unseen": ("infinite", "prior")}
-_BETA_RANGE = (1e-6, 1e9)
+BETA_RANGE = (1e-6, 1e9)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PolicySettings:
         if len(self.beta_prior) != 2:
             raise ValueError(f"beta_prior: expected two numbers (a0, b0), got {self.beta_prior}")
         for value in self.beta_prior:
-            _check_range("beta_prior", value, *_BETA_RANGE)
+            _check_range("beta_prior", value, *BETA_RANGE)
         if 0 < self.prior_strength < SMALLEST_STRENGTH:
             raise ValueError(f"prior_strength: expected 0 or at least 2^-30, got {self.prior_strength}")
         if self.unseen == "prior" and self.prior_strength == 0:

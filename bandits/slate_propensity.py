@@ -98,12 +98,11 @@ def position_probabilities(
         return _mean_over_ranks(table, low, high, position)
 
     if top_m <= 1:
-        return mean(first, end)
+        return np.minimum(mean(first, end), 1.0)  # a sum of rounded terms may end an ulp above 1
     inside = np.clip(top_m - first, 0, end - first)  # how many ranks of the group lie within the top m
     share = inside / (end - first)
     within = mean(np.zeros_like(first), np.full_like(first, top_m))
-    mixed: Float64 = share * within + (1 - share) * mean(first + inside, end)
-    return mixed
+    return np.minimum(share * within + (1 - share) * mean(first + inside, end), 1.0)
 
 
 def _mean_over_ranks(table: RankTable | None, low: Int64, high: Int64, position: Int64) -> Float64:
