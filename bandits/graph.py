@@ -115,15 +115,15 @@ def build_graph(
         >>> graph.items_around(np.array([1], np.int32)).tolist()
         [1]
     """
-    centers = np.asarray(centroids, dtype=np.float32)
+    centers = np.array(centroids, dtype=np.float32)  # a copy: the caller's array is not ours to freeze
     if centers.size == 0:
         centers = np.empty((n_clusters or 0, 0), np.float32)
     if centers.ndim != 2:
         raise ValueError(f"centroids: expected shape (n_clusters, dim), got {centers.shape}")
     if n_clusters is not None and len(centers) != n_clusters:
         raise ValueError(f"centroids: expected {n_clusters} rows (n_clusters), got {len(centers)}")
-    items = np.asarray(edge_item, dtype=np.int64)
-    clusters = np.asarray(edge_cluster, dtype=np.int64)
+    items = _whole("edge_item", edge_item)
+    clusters = _whole("edge_cluster", edge_cluster)
     if items.shape != clusters.shape or items.ndim != 1:
         raise ValueError(f"edge_item, edge_cluster: expected equal 1-d shapes, got {items.shape}, {clusters.shape}")
     _check_range("edge_item", items, len(item_ids))
@@ -147,6 +147,10 @@ def build_graph(
         cluster_edge=by_cluster.astype(np.int64),
     )
     check_graph(graph)
+    for array in (graph.centroids, graph.item_ptr, graph.edge_cluster):
+        array.setflags(write=False)
+    for array in (graph.cluster_ptr, graph.cluster_item, graph.cluster_edge):
+        array.setflags(write=False)
     return graph
 
 
@@ -161,6 +165,8 @@ def check_graph(graph: Graph) -> None:
         raise ValueError("centroids: expected finite values, got NaN or infinity")
     if len(graph.index) != n_items:
         raise ValueError(f"item_ids: expected distinct ids, got {n_items - len(graph.index)} repeated")
+    if "" in graph.index:
+        raise ValueError(f"item_ids[{graph.index['']}]: expected a name, got an empty string")
     _check_pointers("item_ptr", graph.item_ptr, n_items, n_edges)
     _check_pointers("cluster_ptr", graph.cluster_ptr, n_clusters, n_edges)
     _check_range("edge_cluster", graph.edge_cluster, n_clusters)
@@ -179,6 +185,13 @@ def check_graph(graph: Graph) -> None:
         raise ValueError("cluster_edge: expected the two orientations to hold the same edges")
 
 
+def _whole(name: str, numbers: npt.ArrayLike) -> Int64:
+    given = np.asarray(numbers)
+    if given.size and not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"{name}: expected whole numbers, got dtype {given.dtype}")
+    return given.astype(np.int64)
+
+
 def _pointers(sorted_numbers: Int64, rows: int) -> Int64:
     return np.searchsorted(sorted_numbers, np.arange(rows + 1)).astype(np.int64)
 
@@ -191,7 +204,7 @@ def _check_range(name: str, values: npt.NDArray[np.integer], end: int) -> None:
 
 def _check_pointers(name: str, pointers: Int64, rows: int, edges: int) -> None:
     right_ends = len(pointers) == rows + 1 and pointers[0] == 0 and pointers[-1] == edges
-    if not right_ends or (np.diff(pointers) < 0).any():
+    if not right_ends or (pointers[1:] < pointers[:-1]).any():  # a difference could overflow
         raise ValueError(f"{name}: expected {rows + 1} ascending offsets from 0 to {edges}")
 
 

@@ -46,10 +46,7 @@ def impression_columns(records: Iterable[Record[events_pb2.Impression]]) -> Impr
     context_of = np.repeat(np.arange(len(slates)), sizes)
     cluster = np.array([c for slate in slates for c in slate.context.cluster_ids], np.int32)
     x = fixed_point_weights(np.array([w for slate in slates for w in slate.context.weights], np.float64))
-    # A weight below half a unit weighs nothing; what is left ascends within each context.
-    order = np.lexsort((cluster, context_of))
-    order = order[x[order] > 0]
-    ends = np.cumsum(np.bincount(context_of[order], minlength=len(slates)))
+    order = np.lexsort((cluster, context_of))  # clusters ascend within each context
     return Impressions(
         request_ids=[slate.request_id for slate in slates],
         occurred_at_ms=np.array([slate.occurred_at_ms for slate in slates], np.int64),
@@ -58,7 +55,7 @@ def impression_columns(records: Iterable[Record[events_pb2.Impression]]) -> Impr
         index=_indices(records).astype(np.int32),
         item_ends=np.cumsum([len(slate.items) for slate in slates]),
         item_ids=[item.item_id for slate in slates for item in slate.items],
-        context_ends=ends.astype(np.int64),
+        context_ends=np.cumsum(sizes),
         context_cluster=cluster[order],
         context_x=x[order],
     )
