@@ -5,9 +5,10 @@ time at once, so one may look at any moment and stop at will. Observations have 
 be at most 1. State is a few sums, so observations may come in chunks of any size; it is fed in the order of the
 log.
 
-Both rest on the same game: a bettor against a candidate mean mu has wealth exp(lambda (S - n mu) - cost), where each
-observation costs enough for its error e = X - min(1, Xhat), Xhat the running mean before it, that no bet gains from a
-true mean (Fan, Grama, Liu 2015). By Ville's inequality the wealth reaches 1 / alpha with probability alpha at most.
+Both rest on the same game: a bettor against a candidate mean mu has wealth exp(lambda (S - n mu) - cost), where
+each observation costs enough for its error e = X - min(1, Xhat), Xhat the running mean before it, that no bet
+gains from a true mean (Fan, Grama, Liu 2015). By Ville's inequality the wealth reaches 1 / alpha with
+probability alpha at most.
 """
 
 from typing import Protocol
