@@ -3,15 +3,13 @@
 Invariant: every backend gives the same bits; only their speed differs.
 """
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from bandits.backend_numpy import NumpyBackend
 from bandits.context import Context
 from bandits.graph import Graph
 from bandits.policies import CandidateSums
 from bandits.sums import Facts, Int32, Sums
-
-BackendName = Literal["auto", "numba", "numpy"]
 
 
 class Backend(Protocol):
@@ -36,7 +34,7 @@ class Backend(Protocol):
         """
 
 
-def choose_backend(name: BackendName = "auto") -> Backend:
+def choose_backend(name: str = "auto") -> Backend:
     """Backend by name; "auto" takes the fastest that this machine has.
 
     Raises:

@@ -3,8 +3,8 @@
 Invariant: cutting the log differently never changes what an event is: its ids, times, context and place.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,13 +55,21 @@ class EventLog:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    def batches(self, size: int) -> Iterator[tuple[Impressions, Clicks]]:
-        """The log in micro-batches of `size` rows; the time of an event is the time it was taken in."""
-        for start in range(0, len(self), size):
-            yield self.part(start, min(start + size, len(self)))
+    def first(self, rows: int) -> "EventLog":
+        """The beginning of the log."""
+        return replace(
+            self,
+            request_ids=self.request_ids[:rows],
+            item_ids=self.item_ids[:rows],
+            occurred_at_ms=self.occurred_at_ms[:rows],
+            clicked=self.clicked[:rows],
+            position=self.position[:rows],
+            propensity=self.propensity[:rows],
+            user=self.user[:rows],
+        )
 
     def part(self, start: int, end: int) -> tuple[Impressions, Clicks]:
-        """Impressions of the rows start <= row < end, and the clicks on them."""
+        """Impressions of the rows start <= row < end and the clicks on them, taken in when they occurred."""
         rows = np.arange(start, end)
         sizes = np.diff(self.context_ends, prepend=0)[self.user[rows]]
         at = ranges(self.context_ends[self.user[rows]] - sizes, sizes)
