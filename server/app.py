@@ -1,0 +1,203 @@
+"""The server as a whole: started in order, stopped in order.
+
+Invariants: a start that fails leaves nothing running and says why in one sentence; the health is SERVING only while
+scores are; a stop answers the calls in flight before the loop writes what it has accepted and closes the store.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+
+import numpy as np
+
+from bandits.artifact import DamagedGraph, load_graph
+from bandits.backend import choose_backend
+from bandits.context import Context
+from server.assembly import Gates, Parts, add_services, make_listeners, make_rules
+from server.collectors import StateCollector
+from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
+from server.http import HttpServer
+from server.limits import PRIOR_REFIT_S, SMALLEST_LOOP_GRACE_S, WARM_UP_CANDIDATES
+from server.listener import Listener
+from server.logs import make_logger
+from server.metrics import Metrics
+from server.pages import make_pages
+from server.scoring import fill_slate
+from server.settings import Settings, split_address
+from server.snapshot import Snapshot
+from server.vitals import Sample, Vitals
+from streams.embedded import EmbeddedLoop
+from streams.store import StoreError
+
+
+class StartError(RuntimeError):
+    """The server cannot start; the message is one sentence for the operator."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the server listens, as host:port with the ports that were bound."""
+
+    serving: str
+    operations: str
+    http: str
+
+
+def unix_ms() -> int:
+    """The time, Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class App:
+    """One server over one store; it is started and stopped once.
+
+    Args:
+        settings: all of them.
+        clock_ms: Unix milliseconds; replaced in tests.
+
+    Attributes:
+        settings, version, metrics, health, snapshot: its parts.
+        loop: what learns, once started.
+    """
+
+    def __init__(self, settings: Settings, *, clock_ms: Callable[[], int] = unix_ms) -> None:
+        self.settings = settings
+        self.version = installed_version("freshet")
+        self.metrics = Metrics()
+        self.health = Health()
+        self.snapshot = Snapshot(choose_backend(settings.backend))
+        self.loop: EmbeddedLoop | None = None
+        self._clock_ms = clock_ms
+        self._log = make_logger(settings.log.level, settings.log.format)
+        self._rules = make_rules(settings)
+        self._prior_fitted = ("", 0.0)  # for which graph, and when
+        self._listeners: tuple[Listener, ...] = ()
+        self._http: HttpServer | None = None
+        self._vitals: Vitals | None = None
+        self._addresses: Addresses | None = None
+        self._stopped = threading.Event()
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where the server listens.
+
+        Raises:
+            RuntimeError: it has not been started.
+        """
+        if self._addresses is None:
+            raise RuntimeError("the server has not been started")
+        return self._addresses
+
+    def start(self) -> None:
+        """Bind the addresses, open the store, learn what is in its ledger, answer calls.
+
+        Raises:
+            StartError: an address is taken, or the store or the graph cannot be used.
+        """
+        try:
+            self._start()
+        except (StoreError, DamagedGraph, OSError) as error:
+            self.stop(0)
+            raise StartError(str(error)) from error
+        except BaseException:
+            self.stop(0)
+            raise
+        self._log.info("serving", **vars(self.addresses), graph=self._sample_graph(), version=self.version)
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until the server has been stopped; False if the time was over first."""
+        return self._stopped.wait(timeout_s)
+
+    def stop(self, grace_s: float) -> None:
+        """Send callers elsewhere, answer calls in flight for up to `grace_s`, write what was accepted, close."""
+        if self._stopped.is_set():
+            return
+        deadline_s = time.monotonic() + grace_s
+        self.health.stopping()
+        stopping = [listener.begin_stop(grace_s) for listener in self._listeners]
+        for listener, finished in zip(self._listeners, stopping, strict=True):
+            finished.wait()
+            listener.close()
+        if self._vitals:
+            self._vitals.stop()
+        if self.loop:
+            self.loop.stop(grace_s=max(deadline_s - time.monotonic(), SMALLEST_LOOP_GRACE_S))
+        if self._http:
+            self._http.stop()
+        self._stopped.set()
+
+    def _start(self) -> None:
+        settings, gates = self.settings, Gates(self.settings)
+        graph = load_graph(settings.graph) if settings.graph else None
+        # 1. Addresses first: a taken port is found before the store is touched.
+        serving, operating = self._listeners = make_listeners(settings, gates, self.metrics, self._log)
+        self._http = HttpServer(split_address(settings.http_address))
+        # 2. The store, and what is in its ledger.
+        self.loop = EmbeddedLoop(
+            settings.data_dir,
+            rule=settings.join.rule(),
+            limits=settings.loop.limits(),
+            backend=choose_backend(settings.backend),
+            graph=graph,
+            on_change=self.snapshot.apply,
+            clock_ms=self._clock_ms,
+        )
+        self.loop.start()
+        # 3. What stands around it.
+        vitals = Vitals(loop=self.loop, snapshot=self.snapshot, metrics=self.metrics, on_sample=self._on_sample)
+        parts = Parts(
+            settings=settings,
+            loop=self.loop,
+            snapshot=self.snapshot,
+            rules=self._rules,
+            vitals=vitals,
+            metrics=self.metrics,
+            health=self.health,
+            gates=gates,
+            version=self.version,
+            clock_ms=self._clock_ms,
+        )
+        add_services(parts, serving, operating)
+        self.metrics.registry.register(StateCollector(vitals.sample, gates=gates.all(), version=self.version))
+        self._warm_up()
+        # 4. Callers: the health first, so that whoever gets through is told the truth.
+        self._vitals = vitals
+        vitals.start()
+        serving.start(self.health, (RECOMMENDER, FEEDBACK))
+        operating.start(self.health, (OPERATIONS,))
+        self._http.start(
+            make_pages(
+                registry=self.metrics.registry,
+                health=self.health,
+                vitals=vitals,
+                version=self.version,
+                policy_name=parts.policy_name,
+            )
+        )
+        host, port = self._http.address
+        self._addresses = Addresses(serving.address, operating.address, f"{host}:{port}")
+
+    def _on_sample(self, sample: Sample) -> None:
+        self.health.update(ready=sample.ready, failed=sample.loop.failed)
+        parameters = self.snapshot.current
+        graph, at_s = self._prior_fitted
+        if parameters and (parameters.graph.version != graph or sample.at_s - at_s >= PRIOR_REFIT_S):
+            self._rules.refit(parameters)
+            self._prior_fitted = (parameters.graph.version, sample.at_s)
+
+    def _warm_up(self) -> None:
+        """Score once, so that what is compiled or cached on first use is not paid for by the first caller."""
+        parameters = self.snapshot.current
+        if parameters is None or parameters.graph.n_clusters == 0:
+            return
+        items = np.arange(min(parameters.graph.n_items, WARM_UP_CANDIDATES), dtype=np.int32)
+        user = Context(np.zeros(1, np.int32), np.ones(1))
+        sums = parameters.gather(items, user).sums
+        mode = self.settings.policy.mode
+        fill_slate(sums, mode=mode, slate_size=10, seed=0, rules=self._rules.current.slate)
+
+    def _sample_graph(self) -> str:
+        parameters = self.snapshot.current
+        return parameters.graph.version if parameters else ""

@@ -1,0 +1,158 @@
+"""From settings to the parts of the server."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
+from freshet.v1 import feedback_pb2_grpc, operations_pb2_grpc, recommender_pb2_grpc
+from server.durable import DurableFeedback
+from server.feedback import FeedbackService
+from server.gate import Gate
+from server.graph_changes import GraphChanges
+from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
+from server.interceptor import ServiceRules
+from server.listener import SPARE_THREADS, Listener
+from server.metrics import Metrics
+from server.operations import OperationsService
+from server.recommender import ContextRules, RecommenderService
+from server.rules import RulesInForce
+from server.scoring import SlateRules
+from server.settings import Settings
+from server.snapshot import Snapshot
+from server.vitals import Vitals
+from streams.embedded import EmbeddedLoop
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What the services share.
+
+    Attributes:
+        settings: all of them.
+        loop: learns.
+        snapshot: the parameters served.
+        rules: the scoring rules in force.
+        vitals: how the server is doing.
+        metrics: where everything is counted.
+        health: what is served.
+        gates: admission.
+        version: release of the server.
+        clock_ms: Unix milliseconds.
+    """
+
+    settings: Settings
+    loop: EmbeddedLoop
+    snapshot: Snapshot
+    rules: RulesInForce
+    vitals: Vitals
+    metrics: Metrics
+    health: Health
+    gates: "Gates"
+    version: str
+    clock_ms: Callable[[], int]
+
+    def policy_name(self) -> str:
+        """Name of the default policy, as replies state it."""
+        return self.rules.current.names[self.settings.policy.mode]
+
+
+class Gates:
+    """The places of each kind of call.
+
+    Calls that wait for the disk have places of their own, fewer than there are threads, so that scoring goes on
+    when the disk is slow.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        rpc = settings.rpc
+        retry_after_ms = rpc.retry_after_ms
+        self.score = Gate("score", places=rpc.score_in_flight, retry_after_ms=retry_after_ms)
+        half = max(1, rpc.score_in_flight // 2)
+        self.recording = Gate("recorded_score", places=half, retry_after_ms=retry_after_ms)
+        self.feedback = Gate("feedback", places=rpc.feedback_in_flight, retry_after_ms=retry_after_ms)
+        self.operations = Gate("operations", places=rpc.operations_in_flight, retry_after_ms=retry_after_ms)
+
+    def all(self) -> tuple[Gate, ...]:
+        """Every gate."""
+        return self.score, self.recording, self.feedback, self.operations
+
+
+def make_rules(settings: Settings) -> RulesInForce:
+    """The scoring rules that the settings ask for."""
+    policy, slate = settings.policy, settings.slate
+    rules = SlateRules(policy.settings(), slate.top_m, slate.explore_share, slate.propensity_draws)
+    return RulesInForce(rules, fit_prior=policy.beta_prior is None)
+
+
+def make_listeners(
+    settings: Settings, gates: Gates, metrics: Metrics, log: FilteringBoundLogger
+) -> tuple[Listener, Listener]:
+    """The callers' listener and the operators', bound but not started.
+
+    Raises:
+        BindError: an address is taken.
+    """
+    rpc = settings.rpc
+    feedback_threads = ThreadPoolExecutor(
+        rpc.feedback_in_flight + SPARE_THREADS, thread_name_prefix="freshet-feedback"
+    )
+    serving = Listener(
+        settings.address,
+        rules={RECOMMENDER: ServiceRules(gates.score), FEEDBACK: ServiceRules(gates.feedback, feedback_threads)},
+        threads=rpc.score_in_flight,
+        max_concurrent=rpc.max_concurrent,
+        max_message_bytes=rpc.max_message_bytes,
+        metrics=metrics,
+        log=log,
+    )
+    try:
+        operating = Listener(
+            settings.operations_address,
+            rules={OPERATIONS: ServiceRules(gates.operations)},
+            threads=rpc.operations_in_flight,
+            max_concurrent=rpc.max_concurrent,
+            max_message_bytes=rpc.max_message_bytes,
+            metrics=metrics,
+            log=log,
+        )
+    except OSError:
+        serving.begin_stop(0)
+        raise
+    return serving, operating
+
+
+def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
+    """Put the three services behind their listeners."""
+    settings = parts.settings
+    durable = DurableFeedback(
+        parts.loop,
+        longest_wait_s=settings.rpc.longest_wait_ms / 1e3,
+        metrics=parts.metrics,
+        on_failure=parts.health.loop_failed,
+    )
+    recommender = RecommenderService(
+        snapshot=parts.snapshot,
+        rules=parts.rules,
+        context_rules=ContextRules(settings.context.k, settings.context.temperature),
+        default_mode=settings.policy.mode,
+        durable=durable,
+        recording=parts.gates.recording,
+        metrics=parts.metrics,
+        clock_ms=parts.clock_ms,
+    )
+    feedback = FeedbackService(
+        durable=durable, rule=settings.join.rule(), metrics=parts.metrics, clock_ms=parts.clock_ms
+    )
+    operations = OperationsService(
+        loop=parts.loop,
+        snapshot=parts.snapshot,
+        changes=GraphChanges(parts.loop, graph_dir=settings.graph_dir, clock_ms=parts.clock_ms),
+        vitals=parts.vitals,
+        version=parts.version,
+        policy_name=parts.policy_name,
+    )
+    recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, serving.server)
+    feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, serving.server)
+    operations_pb2_grpc.add_OperationsServiceServicer_to_server(operations, operating.server)

@@ -1,0 +1,155 @@
+"""How operators change the graph: load another artifact, add, change and retire items.
+
+Invariants: one change at a time, each from the graph that the one before it left; a graph is read from inside the
+one directory that is set for it; no two graphs of a server's life share a version.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+import numpy as np
+
+from bandits.artifact import DamagedGraph, load_graph
+from bandits.context import InvalidContext
+from bandits.graph import Graph
+from bandits.graph_edit import nearest_clusters, with_items, without_items
+from bandits.sums import Int32
+from freshet.v1 import events_pb2
+from server import limits
+from server.errors import Refused, invalid_field, no_graph
+from server.requests import check_ids, check_text
+from streams.embedded import GraphSwitch
+
+_EDITED = re.compile(r"(?P<base>.*)\+(?P<number>\d+)", re.DOTALL)
+
+
+class GraphHolder(Protocol):
+    """What has a graph in force: the embedded loop."""
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph in force."""
+
+    def load_graph(self, graph: Graph) -> GraphSwitch:
+        """Switch to another graph."""
+
+
+class GraphChanges:
+    """Changes the graph of a loop.
+
+    Args:
+        loop: has the graph.
+        graph_dir: the only directory to load from; None = loading is off.
+        clock_ms: Unix milliseconds, for unique versions.
+    """
+
+    def __init__(self, loop: GraphHolder, *, graph_dir: Path | None, clock_ms: Callable[[], int]) -> None:
+        self._loop = loop
+        self._graph_dir = graph_dir
+        self._clock_ms = clock_ms
+        self._one_at_a_time = threading.Lock()
+
+    def load(self, path: str) -> tuple[Graph, GraphSwitch]:
+        """Switch to an artifact.
+
+        Raises:
+            Refused: INVALID_ARGUMENT if the path leads outside, FAILED_PRECONDITION if the artifact is damaged.
+        """
+        folder = self._inside(path)
+        with self._one_at_a_time:
+            try:
+                graph = load_graph(folder)
+            except (DamagedGraph, OSError) as error:
+                raise Refused(
+                    grpc.StatusCode.FAILED_PRECONDITION, f"path: {error}", reason="damaged_graph"
+                ) from None
+            return graph, self._loop.load_graph(graph)
+
+    def upsert(self, items: Sequence[events_pb2.Item]) -> Graph:
+        """Add items, or attach them elsewhere.
+
+        Raises:
+            Refused: INVALID_ARGUMENT naming the first bad field; FAILED_PRECONDITION without a graph.
+        """
+        if not 1 <= len(items) <= limits.MAX_CHANGED_ITEMS:
+            raise invalid_field("items", f"1 to {limits.MAX_CHANGED_ITEMS} items", f"{len(items)} items")
+        for at, item in enumerate(items):
+            check_text(f"items[{at}].item_id", item.item_id, smallest=1)
+        ids = [item.item_id for item in items]
+        check_ids("items", ids, largest_count=limits.MAX_CHANGED_ITEMS)
+        with self._one_at_a_time:
+            old = self._graph()
+            clusters = [_clusters(old, item, f"items[{at}]") for at, item in enumerate(items)]
+            new = with_items(old, version=self._next_version(old), item_ids=ids, clusters=clusters)
+            self._loop.load_graph(new)
+        return new
+
+    def retire(self, item_ids: Sequence[str]) -> tuple[Graph, list[str]]:
+        """Take items out; the graph after it, and the ids that it did not know.
+
+        Raises:
+            Refused: INVALID_ARGUMENT naming the first bad field; FAILED_PRECONDITION without a graph.
+        """
+        check_ids("item_ids", item_ids, largest_count=limits.MAX_CHANGED_ITEMS)
+        with self._one_at_a_time:
+            old = self._graph()
+            known = old.lookup(item_ids) >= 0
+            unknown = [item_ids[at] for at in np.flatnonzero(~known).tolist()]
+            if not known.any():
+                return old, unknown
+            new = without_items(old, item_ids, version=self._next_version(old))
+            self._loop.load_graph(new)
+        return new, unknown
+
+    def _graph(self) -> Graph:
+        graph = self._loop.graph
+        if graph is None:
+            raise no_graph()
+        return graph
+
+    def _inside(self, path: str) -> Path:
+        check_text("path", path, smallest=1, largest=limits.MAX_PATH_BYTES)
+        if self._graph_dir is None:
+            message = "no directory to load graphs from is set (graph_dir)"
+            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, message, reason="no_graph_dir")
+        allowed = self._graph_dir.resolve()
+        try:
+            folder = (allowed / path).resolve()
+        except (OSError, ValueError, RuntimeError):  # a null byte, a loop of links
+            raise invalid_field("path", "a directory", path) from None
+        if not folder.is_relative_to(allowed):
+            raise invalid_field("path", "a directory inside graph_dir", path)
+        return folder
+
+    def _next_version(self, graph: Graph) -> str:
+        # The time keeps versions apart when the same artifact is loaded and edited again.
+        edited = _EDITED.fullmatch(graph.version)
+        base, last = (edited["base"], int(edited["number"])) if edited else (graph.version, 0)
+        return f"{base}+{max(last + 1, self._clock_ms())}"
+
+
+def _clusters(graph: Graph, item: events_pb2.Item, field: str) -> Int32:
+    if item.WhichOneof("place") == "embedding":
+        given = item.embedding.values
+        try:
+            nearest: Int32 = nearest_clusters(graph, np.fromiter(given, np.float32, len(given))[None, :])[0]
+            return nearest
+        except InvalidContext as error:
+            path = error.field.replace("values[0]", "values", 1)
+            raise invalid_field(f"{field}.embedding.{path}", error.expected, error.got) from None
+    if item.WhichOneof("place") is None:
+        raise invalid_field(f"{field}.place", "embedding or cluster_ids", "neither")
+    ids, field = item.cluster_ids.values, f"{field}.cluster_ids.values"
+    if not 1 <= len(ids) <= limits.MAX_ITEM_CLUSTERS:
+        raise invalid_field(field, f"1 to {limits.MAX_ITEM_CLUSTERS} clusters", f"{len(ids)} clusters")
+    values = np.fromiter(ids, np.int64, len(ids))
+    if values.max() >= graph.n_clusters:
+        at = int(np.argmax(values >= graph.n_clusters))
+        raise invalid_field(f"{field}[{at}]", f"0 <= id < {graph.n_clusters}", values[at])
+    if len(np.unique(values)) != len(values):
+        raise invalid_field(field, "distinct clusters", "one more than once")
+    return values.astype(np.int32)

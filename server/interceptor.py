@@ -1,0 +1,113 @@
+"""What happens around every call: admission, deadline, metrics, log, and the status of whatever went wrong.
+
+Invariant: no handler's exception reaches gRPC, so no call is ever answered UNKNOWN.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+from structlog.typing import FilteringBoundLogger
+
+from server.errors import Refused, abort
+from server.gate import Gate
+from server.metrics import Metrics
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+
+
+@dataclass(frozen=True, eq=False)
+class ServiceRules:
+    """How the calls of one service are let in and run.
+
+    Attributes:
+        gate: the places they share.
+        pool: their own threads; None = the server's.
+    """
+
+    gate: Gate
+    pool: ThreadPoolExecutor | None = None
+
+
+class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """Wraps the unary methods of the services that have rules; health and reflection pass as they are.
+
+    Args:
+        rules: by full name of the service.
+        metrics: where calls are counted.
+        log: where unexpected errors go.
+    """
+
+    def __init__(self, *, rules: Mapping[str, ServiceRules], metrics: Metrics, log: FilteringBoundLogger) -> None:
+        self._rules = rules
+        self._metrics = metrics
+        self._log = log
+        self._wrapped: dict[str, Handler] = {}
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """The handler of a call, wrapped once a method."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is not None:
+            return wrapped
+        handler = continuation(handler_call_details)
+        service, _, rpc = method.removeprefix("/").partition("/")
+        rules = self._rules.get(service)
+        if handler is None or handler.unary_unary is None or rules is None:
+            return handler
+        wrapped = grpc.unary_unary_rpc_method_handler(
+            self._wrap(rpc, handler.unary_unary, rules),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        self._wrapped[method] = wrapped
+        return wrapped
+
+    def _wrap(
+        self, rpc: str, behaviour: Callable[[Any, grpc.ServicerContext], Any], rules: ServiceRules
+    ) -> Callable[[Any, grpc.ServicerContext], Any]:
+        answered = self._metrics.answered
+
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            started = time.perf_counter()
+            code = grpc.StatusCode.OK
+            try:
+                with rules.gate.enter():
+                    refuse_if_expired(context)
+                    return behaviour(request, context)
+            except Refused as refused:
+                code = refused.code
+                self._metrics.refused.labels(reason=refused.reason).inc()
+                abort(context, refused)
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                request_id = getattr(request, "request_id", "")
+                self._log.exception("call_failed", rpc=rpc, request_id=request_id)
+                message = "internal error, logged by the server"
+                abort(context, Refused(code, message, reason="internal"))
+            finally:
+                answered(rpc, code.name, time.perf_counter() - started)
+
+        if rules.pool is not None:
+            # The attribute by which grpcio lets a method run in threads of its own.
+            answer.experimental_thread_pool = rules.pool  # type: ignore[attr-defined]
+        return answer
+
+
+def refuse_if_expired(context: grpc.ServicerContext) -> None:
+    """Spend no work on a caller who has stopped waiting.
+
+    Raises:
+        Refused: DEADLINE_EXCEEDED.
+    """
+    remaining = context.time_remaining()
+    if remaining is not None and remaining <= 0:
+        message = "the deadline passed before the call was looked at"
+        raise Refused(grpc.StatusCode.DEADLINE_EXCEEDED, message, reason="deadline")

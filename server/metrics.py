@@ -1,0 +1,166 @@
+"""What the server counts, in Prometheus' names: `freshet_`, base units, `_total` on counters.
+
+Invariant: every label takes few values; what a caller sends (`surface`) is capped at `MAX_SURFACES`.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from server.limits import MAX_SURFACES
+
+_DURATION_BUCKETS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_DELAY_BUCKETS_S = (1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
+_PROPENSITY_BUCKETS = (1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.9, 0.99, 1.0)
+_RECENT_CALLS = 2_048
+
+
+class Metrics:
+    """The counters of one server, in a registry of its own.
+
+    Attributes:
+        registry: what `/metrics` shows.
+        refused: calls refused, by reason.
+        unknown_items: candidates that the graph did not know.
+        delay: seconds from feedback to served parameters.
+    """
+
+    def __init__(self) -> None:
+        # A second series a counter, with its birth, that nobody reads.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry(auto_describe=True)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        registry = self.registry
+        self._requests = Counter("freshet_requests_total", "Calls answered.", ["rpc", "code"], registry=registry)
+        self._duration = Histogram(
+            "freshet_request_duration_seconds",
+            "Time from the start of a call's handler to its answer.",
+            ["rpc"],
+            buckets=_DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self.refused = Counter("freshet_requests_refused_total", "Calls refused.", ["reason"], registry=registry)
+        slate = ["mode", "surface"]
+        self._slate_items = Counter("freshet_slate_items_total", "Items in slates.", slate, registry=registry)
+        self._explored = Counter(
+            "freshet_slate_items_explored_total",
+            "Items put in a slot by an exploration draw.",
+            slate,
+            registry=registry,
+        )
+        self.unknown_items = Counter(
+            "freshet_unknown_items_total", "Candidates that the graph does not know.", registry=registry
+        )
+        self._feedback = Counter(
+            "freshet_feedback_events_total", "Elements of feedback calls.", ["kind", "result"], registry=registry
+        )
+        self.delay = Histogram(
+            "freshet_feedback_served_delay_seconds",
+            "Time from the arrival of feedback to replies that include it.",
+            buckets=_DELAY_BUCKETS_S,
+            registry=registry,
+        )
+        self._propensity = RatioHistogram(
+            "freshet_slate_propensity_ratio", "Propensities of returned items.", _PROPENSITY_BUCKETS
+        )
+        self.registry.register(self._propensity)
+        self._surfaces: set[str] = set()
+        self._totals_lock = threading.Lock()
+        self._served = np.zeros(3, np.int64)
+        self._fed = np.zeros(2, np.int64)
+        self._recent: deque[float] = deque(maxlen=_RECENT_CALLS)
+
+    def answered(self, rpc: str, code: str, seconds: float) -> None:
+        """Count a call."""
+        self._requests.labels(rpc=rpc, code=code).inc()
+        self._duration.labels(rpc=rpc).observe(seconds)
+        if rpc in ("Score", "Recommend"):
+            self._recent.append(seconds)
+
+    def slate(self, *, mode: str, surface: str, explored: int, propensity: npt.NDArray[np.float64]) -> None:
+        """Count a returned slate."""
+        labels = {"mode": mode, "surface": self._capped(surface)}
+        self._slate_items.labels(**labels).inc(len(propensity))
+        self._explored.labels(**labels).inc(explored)
+        self._propensity.observe(propensity)
+        with self._totals_lock:
+            self._served += (1, len(propensity), explored)
+
+    def feedback(self, kind: str, *, accepted: int, refused: int) -> None:
+        """Count the elements of a feedback call; kind is "impression" or "click"."""
+        self._feedback.labels(kind=kind, result="accepted").inc(accepted)
+        self._feedback.labels(kind=kind, result="refused").inc(refused)
+        with self._totals_lock:
+            self._fed += (accepted, refused)
+
+    def served(self) -> tuple[int, int, int]:
+        """Slates returned so far, the items in them, and how many of these were explored."""
+        with self._totals_lock:
+            slates, items, explored = self._served.tolist()
+        return slates, items, explored
+
+    def feedback_events(self) -> tuple[int, int]:
+        """Elements of feedback calls accepted and refused so far."""
+        with self._totals_lock:
+            return int(self._fed[0]), int(self._fed[1])
+
+    def recent_latency_s(self) -> tuple[float, float]:
+        """Median and 99th percentile of the latest Score and Recommend calls, in seconds; 0 before the first."""
+        recent = list(self._recent)
+        if not recent:
+            return 0.0, 0.0
+        median, high = np.percentile(recent, (50, 99))
+        return float(median), float(high)
+
+    def _capped(self, surface: str) -> str:
+        if not surface:
+            return "none"
+        if surface not in self._surfaces:
+            with self._totals_lock:
+                if len(self._surfaces) >= MAX_SURFACES:
+                    return "other"
+                self._surfaces.add(surface)
+        return surface
+
+
+class RatioHistogram(Collector):
+    """A histogram that takes a whole array at once."""
+
+    def __init__(self, name: str, documentation: str, bounds: Sequence[float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = np.array(bounds)
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, values: npt.NDArray[np.float64]) -> None:
+        """Count values, a bucket's upper bound included."""
+        counts = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
+        with self._lock:
+            self._counts += counts
+            self._sum += float(values.sum())
+
+    def collect(self) -> Sequence[HistogramMetricFamily]:
+        """The family, with cumulative buckets."""
+        with self._lock:
+            cumulative, total = np.cumsum(self._counts).tolist(), self._sum
+        bounds = [str(float(bound)) for bound in self._bounds] + ["+Inf"]
+        family = HistogramMetricFamily(self._name, self._documentation)
+        family.add_metric([], list(zip(bounds, cumulative, strict=True)), sum_value=total)
+        return [family]

@@ -1,0 +1,231 @@
+"""RecommenderService: slates from the snapshot.
+
+Invariants: a reply is computed from one graph and one position, which it states (I9); the same seed and position
+give the same slate (I12); nothing but a `log_impression` waits for anything.
+"""
+
+import secrets
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+
+from bandits.context import Context
+from bandits.graph import Int32
+from freshet.v1 import events_pb2, recommender_pb2, recommender_pb2_grpc
+from server.durable import DurableFeedback
+from server.errors import Refused, no_graph
+from server.gate import Gate
+from server.metrics import Metrics
+from server.replies import AnyReply, context_message, impression_of, scored_items
+from server.requests import (
+    MODE_NAMES,
+    MODE_NUMBERS,
+    AnyRequest,
+    SlateQuery,
+    check_explain,
+    check_recommend,
+    check_score,
+    check_score_batch,
+    resolve_user,
+)
+from server.rules import RulesInForce
+from server.scoring import explain, fill_slate
+from server.snapshot import Parameters, Snapshot
+
+
+@dataclass(frozen=True)
+class ContextRules:
+    """How a user is resolved: clusters of an embedding, and the temperature of their softmax."""
+
+    k: int
+    temperature: float
+
+
+class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
+    """Scores candidates and fills slates.
+
+    Args:
+        snapshot: the parameters.
+        rules: the scoring rules in force.
+        context_rules: how users are resolved.
+        default_mode: name of the mode of requests that name none.
+        durable: records impressions.
+        recording: places for calls that wait for their impression, so that a slow disk cannot hold all threads.
+        metrics: where slates are counted.
+        clock_ms: Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        snapshot: Snapshot,
+        rules: RulesInForce,
+        context_rules: ContextRules,
+        default_mode: str,
+        durable: DurableFeedback,
+        recording: Gate,
+        metrics: Metrics,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._snapshot = snapshot
+        self._rules = rules
+        self._context_rules = context_rules
+        self._default_mode = default_mode
+        self._durable = durable
+        self._recording = recording
+        self._metrics = metrics
+        self._clock_ms = clock_ms
+
+    def Score(  # noqa: N802 - the name of the RPC
+        self, request: recommender_pb2.ScoreRequest, context: grpc.ServicerContext
+    ) -> recommender_pb2.ScoreResponse:
+        """Rank the caller's candidates."""
+        reply = self._score(request)
+        if request.log_impression and reply.items:
+            self._record([self._impression(reply, request.user_key)], context)
+        return reply
+
+    def Recommend(  # noqa: N802 - the name of the RPC
+        self, request: recommender_pb2.RecommendRequest, context: grpc.ServicerContext
+    ) -> recommender_pb2.RecommendResponse:
+        """Rank the items that the graph holds around the user's clusters."""
+        query = check_recommend(request)
+        parameters = self._parameters()
+        user = self._resolve(request, parameters)
+        candidates = parameters.graph.items_around(user.cluster_ids)
+        reply = recommender_pb2.RecommendResponse(candidates=len(candidates))
+        self._fill(reply, query, parameters, user, candidates)
+        if request.log_impression and reply.items:
+            self._record([self._impression(reply, request.user_key)], context)
+        return reply
+
+    def ScoreBatch(  # noqa: N802 - the name of the RPC
+        self, request: recommender_pb2.ScoreBatchRequest, context: grpc.ServicerContext
+    ) -> recommender_pb2.ScoreBatchResponse:
+        """Many independent Scores, each answered as the unary call would be."""
+        check_score_batch(request)
+        results = []
+        recorded: list[tuple[recommender_pb2.ScoreBatchResult, events_pb2.Impression]] = []
+        for element in request.requests:
+            try:
+                reply = self._score(element)
+            except Refused as refused:
+                results.append(recommender_pb2.ScoreBatchResult(error=refused.status()))
+                continue
+            results.append(recommender_pb2.ScoreBatchResult(response=reply))
+            if element.log_impression and reply.items:
+                recorded.append((results[-1], self._impression(reply, element.user_key)))
+        if recorded:
+            try:
+                self._record([impression for _, impression in recorded], context)
+            except Refused as refused:
+                for result, _ in recorded:
+                    result.error.CopyFrom(refused.status())
+        return recommender_pb2.ScoreBatchResponse(results=results)
+
+    def Explain(  # noqa: N802 - the name of the RPC
+        self, request: recommender_pb2.ExplainRequest, context: grpc.ServicerContext
+    ) -> recommender_pb2.ExplainResponse:
+        """Show how the score of one item comes about."""
+        check_explain(request)
+        parameters = self._parameters()
+        user = self._resolve(request, parameters)
+        number = parameters.graph.lookup([request.item_id])
+        if number[0] < 0:
+            raise Refused(grpc.StatusCode.NOT_FOUND, "item_id: the graph does not know it", reason="unknown_item")
+        mode = self._mode(request.mode)
+        rules = self._rules.current
+        reading = parameters.gather(number, user)
+        sums = reading.sums
+        seed = request.seed if request.HasField("seed") else secrets.randbits(64)
+        told = explain(sums, mode=mode, seed=seed, policy=rules.slate.policy)
+        columns = (user.cluster_ids, user.weights, sums.edge[0], sums.a[0], sums.d[0], sums.b[0])
+        rows = zip(*(column.tolist() for column in (*columns, told.edge_mean, told.edge_variance)), strict=True)
+        names = ("cluster_id", "weight", "edge", "a", "d", "b", "mean", "variance")
+        return recommender_pb2.ExplainResponse(
+            item_id=request.item_id,
+            terms=[recommender_pb2.EdgeTerm(**dict(zip(names, row, strict=True))) for row in rows],
+            mean=told.mean,
+            width=told.width,
+            score=told.score,
+            n=int(sums.n[0]),
+            s=float(sums.s[0]),
+            policy=rules.names[mode],
+            graph_version=parameters.graph.version,
+            parameters_position=[reading.position],
+            mode=MODE_NUMBERS[mode],
+        )
+
+    def _score(self, request: recommender_pb2.ScoreRequest) -> recommender_pb2.ScoreResponse:
+        query = check_score(request)
+        parameters = self._parameters()
+        user = self._resolve(request, parameters)
+        numbers = parameters.graph.lookup(query.item_ids)
+        known = numbers >= 0
+        reply = recommender_pb2.ScoreResponse()
+        if not known.all():
+            unknown = [query.item_ids[at] for at in np.flatnonzero(~known).tolist()]
+            self._metrics.unknown_items.inc(len(unknown))
+            reply.unknown_item_ids.extend(unknown)
+            numbers = numbers[known]
+        self._fill(reply, query, parameters, user, numbers)
+        return reply
+
+    def _fill(
+        self,
+        reply: AnyReply,
+        query: SlateQuery,
+        parameters: Parameters,
+        user: Context,
+        items: Int32,
+    ) -> None:
+        """Score the candidates that are not excluded, and state in the reply what it was computed from."""
+        if query.excluded:
+            items = items[~np.isin(items, parameters.graph.lookup(query.excluded))]
+        mode = self._mode(query.mode)
+        seed = secrets.randbits(64) if query.seed is None else query.seed
+        rules = self._rules.current
+        reading = parameters.gather(items, user)
+        slate = fill_slate(reading.sums, mode=mode, slate_size=query.slate_size, seed=seed, rules=rules.slate)
+        reply.request_id = query.request.request_id or uuid.uuid4().hex
+        reply.items.extend(scored_items(parameters.graph, items, slate))
+        reply.policy = rules.names[mode]
+        reply.graph_version = parameters.graph.version
+        reply.parameters_position.append(reading.position)
+        reply.context.CopyFrom(context_message(user))
+        reply.mode = MODE_NUMBERS[mode]
+        reply.seed = seed
+        self._metrics.slate(
+            mode=mode,
+            surface=query.request.surface,
+            explored=int(np.count_nonzero(slate.explored)),
+            propensity=slate.propensity,
+        )
+
+    def _parameters(self) -> Parameters:
+        parameters = self._snapshot.current
+        if parameters is None:
+            raise no_graph()
+        return parameters
+
+    def _resolve(
+        self,
+        request: AnyRequest,
+        parameters: Parameters,
+    ) -> Context:
+        rules = self._context_rules
+        return resolve_user(request, parameters.graph, k=rules.k, temperature=rules.temperature)
+
+    def _mode(self, number: int) -> str:
+        return MODE_NAMES[number] if number else self._default_mode
+
+    def _impression(self, reply: AnyReply, user_key: str) -> events_pb2.Impression:
+        return impression_of(reply, user_key=user_key, occurred_at_ms=self._clock_ms())
+
+    def _record(self, impressions: list[events_pb2.Impression], context: grpc.ServicerContext) -> None:
+        with self._recording.enter():
+            self._durable.impressions(events_pb2.ImpressionBatch(impressions=impressions), context)
+        self._metrics.feedback("impression", accepted=len(impressions), refused=0)

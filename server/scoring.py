@@ -1,0 +1,143 @@
+"""From the sums of candidates to a slate of finite numbers: pure functions.
+
+Invariants: every number that leaves is finite (I6): an unseen edge counts as `SENT_INFINITY`; scores depend on the
+sums, the settings and the seed alone, so that the same three give the same slate again (I12).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bandits.policies import Bool, CandidateSums, Float64, PolicySettings, Scores, redraw, score
+from bandits.slates import Int64, estimate_propensity, pick
+from server.limits import MAX_REDRAWN_SCORES, SENT_INFINITY
+
+_DRAWN_MODES = ("thompson", "beta_thompson")  # whose scores are random, so that propensities are estimated
+
+
+@dataclass(frozen=True)
+class SlateRules:
+    """How the server scores and fills slates.
+
+    Attributes:
+        policy: settings of all modes.
+        top_m: each slate starts with a uniform permutation of its best so many.
+        explore_share: probability of a slot being drawn from all candidates.
+        propensity_draws: redraws that a Thompson propensity is estimated from.
+    """
+
+    policy: PolicySettings
+    top_m: int
+    explore_share: float
+    propensity_draws: int
+
+
+@dataclass(frozen=True, eq=False)
+class FilledSlate:
+    """A slate of S items, top first.
+
+    Attributes:
+        chosen: int64 of shape (S,), indices of candidates.
+        score, mean, width: float64 of shape (S,), finite.
+        propensity: float64 of shape (S,), 0 < p <= 1.
+        explored: bool of shape (S,).
+        estimated: True if the propensities are Monte Carlo estimates.
+    """
+
+    chosen: Int64
+    score: Float64
+    mean: Float64
+    width: Float64
+    propensity: Float64
+    explored: Bool
+    estimated: bool
+
+
+def fill_slate(sums: CandidateSums, *, mode: str, slate_size: int, seed: int, rules: SlateRules) -> FilledSlate:
+    """Score candidates and pick a slate of them.
+
+    Args:
+        sums: of the candidates.
+        mode: name of the mode.
+        slate_size: 1 or more; the slate is shorter if there are fewer candidates.
+        seed: 0 <= seed < 2^64.
+        rules: how.
+    """
+    scores = score(mode, sums, rules.policy, seed)
+    explore_share = rules.policy.epsilon if mode == "epsilon_greedy" else rules.explore_share
+    slate = pick(
+        scores.score,
+        keys=sums.keys,
+        slate_size=slate_size,
+        top_m=rules.top_m,
+        explore_share=explore_share,
+        seed=seed,
+    )
+    chosen, propensity = slate.chosen, slate.propensity
+    estimated = mode in _DRAWN_MODES
+    if estimated and len(chosen):
+        draws = max(1, min(rules.propensity_draws, MAX_REDRAWN_SCORES // len(sums.keys)))
+        redraws = redraw(mode, sums, rules.policy, seed, draws)
+        propensity = estimate_propensity(slate, redraws, top_m=rules.top_m, explore_share=explore_share)
+    return FilledSlate(
+        chosen=chosen,
+        score=finite(scores.score[chosen]),
+        mean=scores.mean[chosen],
+        width=finite(scores.width[chosen]),
+        propensity=propensity,
+        explored=slate.explored,
+        estimated=estimated,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """How the score of one candidate comes about.
+
+    Attributes:
+        score, mean, width: as they were sent with the slate.
+        edge_mean: float64 of shape (K,), the part of each cluster in the mean; they sum to it.
+        edge_variance: float64 of shape (K,), the part of each cluster in the squared width; finite.
+    """
+
+    score: float
+    mean: float
+    width: float
+    edge_mean: Float64
+    edge_variance: Float64
+
+
+def explain(sums: CandidateSums, *, mode: str, seed: int, policy: PolicySettings) -> Explanation:
+    """Explain the score of the only candidate in `sums`."""
+    whole = _finite_scores(score(mode, sums, policy, seed))
+    # One row a cluster, each with that cluster's edge alone: the mean and the squared width are sums over edges, so
+    # the policy itself says what each part is.
+    k = len(sums.weights)
+    alone = np.eye(k, dtype=np.bool_) & sums.edge
+    parts = CandidateSums(
+        weights=sums.weights,
+        edge=alone,
+        a=np.where(alone, sums.a, 0.0),
+        d=np.where(alone, sums.d, 0.0),
+        b=np.where(alone, sums.b, 0.0),
+        n=np.repeat(sums.n, k),
+        s=np.repeat(sums.s, k),
+        keys=np.repeat(sums.keys, k),
+    )
+    part = score("exploit", parts, policy, seed)
+    return Explanation(
+        score=float(whole.score[0]),
+        mean=float(whole.mean[0]),
+        width=float(whole.width[0]),
+        edge_mean=part.mean,
+        edge_variance=finite(part.width**2),
+    )
+
+
+def finite(values: Float64) -> Float64:
+    """Values within +-`SENT_INFINITY`."""
+    return np.clip(values, -SENT_INFINITY, SENT_INFINITY)
+
+
+def _finite_scores(scores: Scores) -> Scores:
+    return Scores(finite(scores.score), scores.mean, finite(scores.width))

@@ -1,0 +1,249 @@
+"""What can be set, from where, within which ranges.
+
+Sources, strongest first: arguments, environment (`FRESHET_`, nested with `__`), files of /run/secrets, a TOML file
+(`FRESHET_CONFIG`). Invariants: a key that nobody reads is refused; every error names the field, what was expected
+and what came; nothing here changes after start.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from bandits.join_rule import JoinRule
+from bandits.policy_settings import Estimator, PolicySettings, Unseen
+from server.limits import MAX_SLATE
+from streams.embedded import LoopLimits
+
+PREFIX = "FRESHET_"
+CONFIG_VARIABLE = "FRESHET_CONFIG"
+SECRETS_DIR = Path("/run/secrets")
+# Read by others than the settings; or put there by Kubernetes for a Service that is called "freshet".
+_OTHER_VARIABLES = re.compile(r"FRESHET_(CONFIG|TEST_DATA|SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
+_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
+
+ModeName = Literal["exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "uniform"]
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message has one line a field."""
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PolicyGroup(_Group):
+    """`bandits.policies.PolicySettings`, and the mode that is used where a request names none."""
+
+    mode: ModeName = "ucb"
+    alpha: float = PolicySettings.alpha
+    thompson_scale: float = PolicySettings.thompson_scale
+    prior_mean: float = PolicySettings.prior_mean
+    prior_strength: float = PolicySettings.prior_strength
+    epsilon: float = PolicySettings.epsilon
+    beta_prior: tuple[float, float] | None = Field(default=None, description="(a0, b0); none = fitted to the items")
+    estimator: Estimator = PolicySettings.estimator
+    unseen: Unseen = PolicySettings.unseen
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "PolicyGroup":
+        self.settings()
+        return self
+
+    def settings(self) -> PolicySettings:
+        """As the policies take them."""
+        given = {"mode"} if self.beta_prior else {"mode", "beta_prior"}
+        return PolicySettings(**self.model_dump(exclude=given))
+
+
+class SlateGroup(_Group):
+    """How a slate is filled from scores."""
+
+    top_m: int = Field(default=1, ge=1, le=MAX_SLATE, description="the best so many are permuted uniformly")
+    explore_share: float = Field(default=0.0, ge=0, le=1, description="share of slots drawn from all candidates")
+    propensity_draws: int = Field(default=64, ge=1, le=10_000, description="redraws behind a Thompson propensity")
+
+
+class ContextGroup(_Group):
+    """How a user's embedding becomes weights over clusters."""
+
+    k: int = Field(default=10, ge=1, le=64, description="clusters of a user")
+    temperature: float = Field(default=0.1, gt=0, le=1e6, description="tau of the softmax")
+
+
+class JoinGroup(_Group):
+    """`bandits.join_rule.JoinRule`: when a click counts, and what it is worth."""
+
+    window_ms: int = Field(default=JoinRule.window_ms, ge=1)
+    max_delay_ms: int = Field(default=JoinRule.max_delay_ms, ge=0)
+    max_skew_ms: int = Field(default=JoinRule.max_skew_ms, ge=0)
+    kind_weights: dict[str, float] = Field(default_factory=lambda: JoinRule().kind_weights, min_length=1)
+    reward_cap: float = Field(default=JoinRule.reward_cap, gt=0, le=1e6)
+    max_pending_rows: int = Field(default=JoinRule.max_pending_rows, ge=1)
+    max_waiting_clicks: int = Field(default=JoinRule.max_waiting_clicks, ge=1)
+
+    def rule(self) -> JoinRule:
+        """As the joiner takes it."""
+        return JoinRule(**self.model_dump())
+
+
+class LoopGroup(_Group):
+    """`streams.embedded.LoopLimits`: bounds of the loop that learns."""
+
+    max_queued_events: int = Field(default=LoopLimits.max_queued_events, ge=1)
+    max_batch_events: int = Field(default=LoopLimits.max_batch_events, ge=1)
+    retry_after_ms: int = Field(default=LoopLimits.retry_after_ms, ge=1)
+
+    def limits(self) -> LoopLimits:
+        """As the loop takes them."""
+        return LoopLimits(**self.model_dump())
+
+
+class RpcGroup(_Group):
+    """Bounds on calls."""
+
+    score_in_flight: int = Field(default=32, ge=1, le=1_000, description="RecommenderService calls at once")
+    feedback_in_flight: int = Field(default=32, ge=1, le=1_000, description="FeedbackService calls at once")
+    operations_in_flight: int = Field(default=4, ge=1, le=100, description="OperationsService calls at once")
+    max_concurrent: int = Field(default=1_024, ge=1, description="calls at once, waiting ones included")
+    max_message_bytes: int = Field(default=16 << 20, ge=1 << 10, le=1 << 30, description="largest request")
+    longest_wait_ms: int = Field(default=10_000, ge=1, description="longest wait for feedback to be durable")
+    retry_after_ms: int = Field(default=50, ge=1, description="told to callers who find no place")
+
+
+class LogGroup(_Group):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = Field(default="auto", description="auto = console on a terminal")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Use `load_settings`, which reads the file and explains errors."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    address: str = Field(default="127.0.0.1:50051", description="where callers score and send feedback")
+    operations_address: str = Field(default="127.0.0.1:50052", description="for the operators' network")
+    http_address: str = Field(default="127.0.0.1:8080", description="metrics, health and the console page")
+    data_dir: Path = Field(default=Path("freshet-data"), description="the store; one process at a time")
+    graph: Path | None = Field(default=None, description="artifact that an empty store starts from")
+    graph_dir: Path | None = Field(default=None, description="LoadGraph loads from inside this directory only")
+    backend: Literal["auto", "numba", "numpy"] = "auto"
+    policy: PolicyGroup = PolicyGroup()
+    slate: SlateGroup = SlateGroup()
+    context: ContextGroup = ContextGroup()
+    join: JoinGroup = JoinGroup()
+    loop: LoopGroup = LoopGroup()
+    rpc: RpcGroup = RpcGroup()
+    log: LogGroup = LogGroup()
+
+    @field_validator("address", "operations_address", "http_address")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        split_address(value)
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The sources, strongest first."""
+        return init_settings, env_settings, file_secret_settings, TomlConfigSettingsSource(settings_cls)
+
+    def redacted(self) -> dict[str, Any]:
+        """All settings as plain values for printing; secrets are masked."""
+        return self.model_dump(mode="json")
+
+
+def load_settings(
+    config_file: Path | None = None, *, secrets_dir: Path = SECRETS_DIR, **overrides: Any
+) -> Settings:
+    """Settings from all sources.
+
+    Args:
+        config_file: a TOML file; None = the one that `FRESHET_CONFIG` names, if it names one.
+        secrets_dir: files named as the variables; passed over where it does not exist.
+        overrides: the strongest source; groups as dicts.
+
+    Raises:
+        SettingsError: one line for each field that is wrong.
+    """
+    path = config_file or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    _check_file(path)
+    _check_environment(os.environ)
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=path, secrets_dir=secrets_dir if secrets_dir.is_dir() else None)
+
+    try:
+        return FromFile(**overrides)
+    except ValidationError as error:
+        raise SettingsError("\n".join(map(_line, error.errors()))) from None
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of an address.
+
+    Examples:
+        >>> split_address("127.0.0.1:0"), split_address("[::1]:8080")
+        (('127.0.0.1', 0), ('::1', 8080))
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match["port"]) > 65_535:
+        raise ValueError(f"expected host:port with a port from 0 to 65535, got {address!r}")
+    return match["host"].strip("[]"), int(match["port"])
+
+
+def _check_file(path: Path | None) -> None:
+    # The source passes over a file that is not there, and does not name one that it cannot read.
+    if path is None:
+        return
+    try:
+        with path.open("rb") as file:
+            tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(f"{path}: expected a readable TOML file, got {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: expected TOML, got {error}") from None
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    # The source reads the variables that it knows, so a misspelt one would be passed over silently.
+    for name in environment:
+        field = name.upper().removeprefix(PREFIX).partition("__")[0].lower()
+        ours = name.upper().startswith(PREFIX) and not _OTHER_VARIABLES.fullmatch(name.upper())
+        if ours and field not in Settings.model_fields:
+            known = ", ".join(Settings.model_fields)
+            raise SettingsError(f"{name}: expected {PREFIX} and one of {known}, got an unknown name")
+
+
+def _line(error: Any) -> str:
+    """One error as "field: expected ..., got ..."."""
+    field = ".".join(map(str, error["loc"])) or "settings"
+    if error["type"] == "extra_forbidden":
+        return f"{field}: expected a known setting, got an unknown name"
+    message = error["msg"].removeprefix("Value error, ")
+    if ": expected" in message:  # a group that checks itself names its own field
+        return f"{field}.{message}"
+    if message.startswith("expected"):
+        return f"{field}: {message}"
+    expected = message[0].lower() + message[1:]
+    return f"{field}: expected: {expected}, got {error['input']!r}"
