@@ -73,7 +73,7 @@ def test_the_file_is_found_through_the_environment(monkeypatch: pytest.MonkeyPat
             {"rpc": {"max_message_bytes": "lots"}},
             "rpc.max_message_bytes: expected: input should be a valid integer",
         ),
-        ({"join": {"kind_weights": {}}}, "join.kind_weights: expected: "),
+        ({"join": {"window_ms": 0}}, "join.window_ms: expected: input should be greater than or equal to 1, got 0"),
     ],
 )
 def test_a_wrong_setting_is_named(overrides: dict[str, Any], message: str) -> None:
