@@ -1,0 +1,147 @@
+"""`freshet serve`: the server until it is told to stop.
+
+Invariants: a signal stops it gracefully with exit code 0, a second one at once; when learning has failed the
+process ends with exit code 3, so that whoever watches it starts it again from what is on disk.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from server.commands.output import BAD_INPUT, NOT_RUNNING, fail, json_option, print_json
+
+if TYPE_CHECKING:
+    from server.app import App
+    from server.settings import Settings
+
+_FAILURE_CHECK_S = 0.25
+MODES = ("exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "uniform")
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file; else the one FRESHET_CONFIG names.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the store is kept.")
+@click.option("--graph", type=click.Path(path_type=Path), help="Graph artifact that an empty store starts from.")
+@click.option("--address", metavar="HOST:PORT", help="Where callers score and send feedback.")
+@click.option("--operations-address", metavar="HOST:PORT", help="For the operators' network.")
+@click.option("--http-address", metavar="HOST:PORT", help="Metrics, health and the console page.")
+@click.option("--backend", type=click.Choice(["auto", "numba", "numpy"]), help="What adds and gathers the sums.")
+@click.option("--mode", type=click.Choice(MODES), help="How to score where a request does not say.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level logged.")
+@click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="How to log.")
+@click.option(
+    "--grace-s", default=20.0, show_default=True, type=click.FloatRange(0, 3600), help="For calls in flight."
+)
+@click.option("--stop-on-eof", is_flag=True, hidden=True, help="Stop when standard input ends.")
+@json_option
+def serve(
+    *,
+    config: Path | None,
+    mode: str | None,
+    log_level: str | None,
+    log_format: str | None,
+    grace_s: float,
+    stop_on_eof: bool,
+    as_json: bool,
+    **flat: Any,
+) -> None:
+    """Serve slates over gRPC and learn from feedback, in one process with its store on disk.
+
+    Settings come from options, the environment (FRESHET_DATA_DIR, FRESHET_POLICY__ALPHA, ...), files in
+    /run/secrets and a TOML file, strongest first. SIGTERM and SIGINT stop the server: calls in flight are answered,
+    what was accepted is written.
+
+    With --json prints one line when it is ready and one when it has stopped; logs go to standard error.
+
+    Exit codes: 0 stopped as told, 2 a setting is wrong, 3 could not start (store, graph, address)
+    or learning failed.
+    """
+    from server.app import App, StartError
+    from server.settings import SettingsError, load_settings
+
+    overrides = {name: value for name, value in flat.items() if value is not None}
+    groups = {"policy": {"mode": mode}, "log": {"level": log_level, "format": log_format}}
+    for name, group in groups.items():
+        given = {key: value for key, value in group.items() if value is not None}
+        if given:
+            overrides[name] = given
+    try:
+        settings = load_settings(config, **overrides)
+    except SettingsError as error:
+        fail(str(error), code=BAD_INPUT)
+    stop = _stop_on_signals()
+    if stop_on_eof:
+        threading.Thread(target=_wait_for_eof, args=(stop.set,), name="freshet-eof", daemon=True).start()
+    if not as_json:
+        _show_settings(settings)
+    app = App(settings)
+    try:
+        app.start()
+    except StartError as error:
+        fail(str(error), code=NOT_RUNNING)
+    _tell_ready(app, as_json=as_json)
+    failed = _wait(app, stop)
+    app.stop(grace_s)
+    failed = failed or app.health.failed
+    if as_json:
+        print_json({"event": "stopped", "failed": failed}, indent=False)
+    if failed:
+        fail(f"learning has stopped: {failed}", code=NOT_RUNNING)
+    if not as_json:
+        click.echo("stopped")
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)  # the second one does not wait
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return stop
+
+
+def _wait_for_eof(then: Callable[[], None]) -> None:
+    while sys.stdin.buffer.read(1 << 16):
+        pass
+    then()
+
+
+def _wait(app: "App", stop: threading.Event) -> str | None:
+    """Block until told to stop, or until learning has failed; why it failed."""
+    while not stop.wait(_FAILURE_CHECK_S):
+        if app.health.failed:
+            return app.health.failed
+    return None
+
+
+def _show_settings(settings: "Settings") -> None:
+    click.echo("settings")
+    for name, value in settings.redacted().items():
+        if isinstance(value, dict):
+            inner = ", ".join(f"{key}={part}" for key, part in value.items())
+            click.echo(f"  {name:<20}{inner}")
+        else:
+            click.echo(f"  {name:<20}{'' if value is None else value}")
+
+
+def _tell_ready(app: "App", *, as_json: bool) -> None:
+    addresses = vars(app.addresses)
+    graph = app.snapshot.current.graph.version if app.snapshot.current else None
+    if as_json:
+        ready = {"event": "ready", "addresses": addresses, "graph_version": graph, "version": app.version}
+        print_json(ready | {"settings": app.settings.redacted()}, indent=False)
+        return
+    click.echo("ready")
+    click.echo(f"  slates, feedback    {addresses['serving']}")
+    click.echo(f"  operations          {addresses['operations']}")
+    click.echo(f"  console, metrics    http://{addresses['http']}/")
+    click.echo(f"  graph               {graph or 'none yet: LoadGraph or UpsertItems'}")

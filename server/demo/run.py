@@ -1,0 +1,57 @@
+"""A run of simulated users from start to end."""
+
+import time
+from collections.abc import Callable
+
+from server.demo.scene import Scene
+from server.demo.tally import Tally
+from server.demo.users import Crowd, Habits
+from server.demo.view import REFRESH_S, showing
+
+
+class UsersGaveUp(RuntimeError):
+    """The server cannot be used by these users; the message says why."""
+
+
+def run_users(
+    address: str,
+    scene: Scene,
+    habits: Habits,
+    *,
+    seconds: float,
+    title: str,
+    quiet: bool,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Tally, float, int]:
+    """Let users use a server for a while, and show it.
+
+    Args:
+        address: of the server.
+        scene: where the users live.
+        habits: how they behave.
+        seconds: how long.
+        title: of the view.
+        quiet: show nothing.
+        check: called now and then, raises if the run must end.
+
+    Returns:
+        What they saw, the seconds it took, and the clicks that were still delayed at the end.
+
+    Raises:
+        UsersGaveUp: the server does not answer, or is one of another world.
+    """
+    tally = Tally()
+    crowd = Crowd(address, scene, habits, tally)
+    began_s = time.monotonic()
+    crowd.start()
+    try:
+        with showing(tally, seconds=seconds, title=title, quiet=quiet) as show:
+            while (at_s := time.monotonic() - began_s) < seconds and not crowd.failure:
+                time.sleep(min(REFRESH_S, seconds - at_s))
+                check()
+                show(min(time.monotonic() - began_s, seconds))
+    finally:
+        crowd.stop()
+    if crowd.failure:
+        raise UsersGaveUp(crowd.failure)
+    return tally, max(seconds, time.monotonic() - began_s), crowd.clicks_on_the_way
