@@ -21,7 +21,7 @@ from bandits.sums import Int32
 from freshet.v1 import events_pb2
 from server import limits
 from server.errors import Refused, invalid_field, no_graph
-from server.requests import check_ids, check_text
+from server.requests import check_distinct, check_ids, check_text
 from streams.embedded import GraphSwitch
 
 _EDITED = re.compile(r"(?P<base>.*)\+(?P<number>\d+)", re.DOTALL)
@@ -77,10 +77,8 @@ class GraphChanges:
         """
         if not 1 <= len(items) <= limits.MAX_CHANGED_ITEMS:
             raise invalid_field("items", f"1 to {limits.MAX_CHANGED_ITEMS} items", f"{len(items)} items")
-        for at, item in enumerate(items):
-            check_text(f"items[{at}].item_id", item.item_id, smallest=1)
         ids = [item.item_id for item in items]
-        check_ids("items", ids, largest_count=limits.MAX_CHANGED_ITEMS)
+        check_ids("items", ids, largest_count=limits.MAX_CHANGED_ITEMS, within=".item_id")
         with self._one_at_a_time:
             old = self._graph()
             clusters = [_clusters(old, item, f"items[{at}]") for at, item in enumerate(items)]
@@ -150,6 +148,5 @@ def _clusters(graph: Graph, item: events_pb2.Item, field: str) -> Int32:
     if values.max() >= graph.n_clusters:
         at = int(np.argmax(values >= graph.n_clusters))
         raise invalid_field(f"{field}[{at}]", f"0 <= id < {graph.n_clusters}", values[at])
-    if len(np.unique(values)) != len(values):
-        raise invalid_field(field, "distinct clusters", "one more than once")
+    check_distinct(field, ids)
     return values.astype(np.int32)

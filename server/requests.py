@@ -125,8 +125,14 @@ def resolve_user(request: AnyRequest, graph: Graph, *, k: int, temperature: floa
         raise invalid_field(f"{given}.{error.field}", error.expected, error.got) from None
 
 
-def check_ids(field: str, ids: Sequence[str], *, largest_count: int) -> None:
+def check_ids(field: str, ids: Sequence[str], *, largest_count: int, within: str = "") -> None:
     """Check a list of 1 to `largest_count` distinct ids of 1 to `MAX_ID_BYTES` bytes each.
+
+    Args:
+        field: path of the list.
+        ids: the ids.
+        largest_count: the most ids.
+        within: path of the id within an element of the list, such as ".item_id".
 
     Raises:
         Refused: INVALID_ARGUMENT naming the list, or the first bad element.
@@ -137,13 +143,23 @@ def check_ids(field: str, ids: Sequence[str], *, largest_count: int) -> None:
     sizes = list(map(len, ids))
     if min(sizes) == 0 or 4 * max(sizes) > limits.MAX_ID_BYTES:
         for at, item_id in enumerate(ids):
-            check_text(f"{field}[{at}]", item_id, smallest=1)
-    if len(set(ids)) != len(ids):
-        seen: set[str] = set()
-        for at, item_id in enumerate(ids):
-            if item_id in seen:
-                raise invalid_field(f"{field}[{at}]", "distinct ids", f'"{item_id}" again')
-            seen.add(item_id)
+            check_text(f"{field}[{at}]{within}", item_id, smallest=1)
+    check_distinct(field, ids, within=within)
+
+
+def check_distinct(field: str, values: Sequence[str | int], *, within: str = "") -> None:
+    """Check that no value is there twice; arguments as of `check_ids`.
+
+    Raises:
+        Refused: INVALID_ARGUMENT naming the first repeated element.
+    """
+    if len(set(values)) == len(values):
+        return
+    seen: set[str | int] = set()
+    for at, value in enumerate(values):
+        if value in seen:
+            raise invalid_field(f"{field}[{at}]{within}", "distinct values", f"{value} again")
+        seen.add(value)
 
 
 def check_text(field: str, text: str, *, smallest: int = 0, largest: int = limits.MAX_ID_BYTES) -> None:

@@ -1,102 +1,28 @@
-"""A real server over a real store on loopback, and clients for it."""
+"""Real servers over real stores on loopback."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
-import numpy as np
 import pytest
 
-from bandits.artifact import save_graph
-from bandits.graph import Graph, build_graph
-from freshet.v1 import feedback_pb2_grpc, operations_pb2_grpc, recommender_pb2_grpc
 from server.app import App
-from server.settings import Settings, load_settings
+from server.settings import Settings
+from tests.server.serving import Client, make_settings
 
-DEADLINE_S = 20.0
-N_CLUSTERS, DIM, N_ITEMS = 8, 4, 40
-
-
-def small_graph(version: str = "v1", *, n_items: int = N_ITEMS, first: int = 0) -> Graph:
-    """Every item is an item of every second cluster or so; ids are item-<number>."""
-    rng = np.random.default_rng(7)
-    edge_item, edge_cluster = np.nonzero(rng.random((n_items, N_CLUSTERS)) < 0.5)
-    # Cluster 0 holds every item, so that a one-hot context reaches all.
-    others = edge_cluster != 0
-    return build_graph(
-        version=version,
-        centroids=rng.normal(size=(N_CLUSTERS, DIM)),
-        item_ids=[f"item-{first + j}" for j in range(n_items)],
-        edge_item=np.concatenate([edge_item[others], np.arange(n_items)]),
-        edge_cluster=np.concatenate([edge_cluster[others], np.zeros(n_items, np.int64)]),
-    )
-
-
-class Client:
-    """The stubs of one server."""
-
-    def __init__(self, app: App) -> None:
-        self._channels = [
-            grpc.insecure_channel(app.addresses.serving),
-            grpc.insecure_channel(app.addresses.operations),
-        ]
-        self.recommender = recommender_pb2_grpc.RecommenderServiceStub(self._channels[0])
-        self.feedback = feedback_pb2_grpc.FeedbackServiceStub(self._channels[0])
-        self.operations = operations_pb2_grpc.OperationsServiceStub(self._channels[1])
-
-    @property
-    def serving(self) -> grpc.Channel:
-        return self._channels[0]
-
-    @property
-    def operating(self) -> grpc.Channel:
-        return self._channels[1]
-
-    def close(self) -> None:
-        for channel in self._channels:
-            channel.close()
-
-
-MakeSettings = Callable[..., Settings]
 Start = Callable[..., tuple[App, Client]]
 
 
 @pytest.fixture
-def make_settings(tmp_path: Path) -> MakeSettings:
-    """Settings of a server on free ports, over an empty store and a small graph."""
-
-    def make(**overrides: Any) -> Settings:
-        folder = tmp_path / "graphs" / "v1"
-        if not folder.exists():
-            folder.parent.mkdir(exist_ok=True)
-            save_graph(small_graph(), folder)
-        given: dict[str, Any] = {
-            "address": "127.0.0.1:0",
-            "operations_address": "127.0.0.1:0",
-            "http_address": "127.0.0.1:0",
-            "data_dir": tmp_path / "data",
-            "graph": folder,
-            "graph_dir": tmp_path / "graphs",
-            "backend": "numpy",
-            "log": {"level": "error"},
-        }
-        return load_settings(secrets_dir=tmp_path / "no-secrets", **(given | overrides))
-
-    return make
-
-
-@pytest.fixture
-def start(make_settings: MakeSettings) -> Iterator[Start]:
-    """Starts servers; they are stopped after the test."""
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts servers, with settings or with what is to differ from `make_settings`; stops them after the test."""
     running: list[tuple[App, Client]] = []
 
     def start_app(settings: Settings | None = None, **overrides: Any) -> tuple[App, Client]:
-        app = App(settings or make_settings(**overrides))
+        app = App(settings or make_settings(tmp_path, **overrides))
         app.start()
-        client = Client(app)
-        running.append((app, client))
-        return app, client
+        running.append((app, Client(app)))
+        return running[-1]
 
     yield start_app
     for app, client in running:
@@ -104,7 +30,12 @@ def start(make_settings: MakeSettings) -> Iterator[Start]:
         app.stop(1.0)
 
 
-@pytest.fixture
-def client(start: Start) -> Client:
-    """A client of a server with the default settings."""
-    return start()[1]
+@pytest.fixture(scope="session")
+def untaught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a server that no test teaches anything, shared by those that only ask."""
+    app = App(make_settings(tmp_path_factory.mktemp("untaught")))
+    app.start()
+    client = Client(app)
+    yield client
+    client.close()
+    app.stop(1.0)
