@@ -27,14 +27,14 @@ def _prefetch(typingctx, array, index):  # type: ignore[no-untyped-def]
         pointer = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
         kind = ir.IntType(32)
         function_type = ir.FunctionType(ir.VoidType(), [pointer.type, kind, kind, kind])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
         builder.call(function, [pointer, kind(1), kind(3), kind(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
+@njit(inline="always")
 def _find(edge_cluster, low, high, cluster):  # type: ignore[no-untyped-def]
     """Number of the edge to a cluster within the ascending row [low, high), or -1."""
     end = high
@@ -54,13 +54,13 @@ def _find(edge_cluster, low, high, cluster):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit(inline="always")  # type: ignore[untyped-decorator]
+@njit(inline="always")
 def _cap(added):  # type: ignore[no-untyped-def]
     """A sum of two numbers >= 0, or the largest value where it wrapped."""
     return added if added >= 0 else LARGEST
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def add_facts(  # type: ignore[no-untyped-def]
     item_ptr, edge_cluster, edge_sums, item_sums, item, context, impressions, reward, context_ptr, cluster, x
 ):
@@ -70,15 +70,15 @@ def add_facts(  # type: ignore[no-untyped-def]
     saturated = 0
     for fact in range(len(item)):
         if fact + 2 * _AHEAD < len(item):
-            _prefetch(item_ptr, item[fact + 2 * _AHEAD])
+            _prefetch(item_ptr, item[fact + 2 * _AHEAD])  # type: ignore[call-arg]
             _prefetch(item_flat, 2 * item[fact + 2 * _AHEAD])
         if fact + _AHEAD < len(item):
             ahead = item[fact + _AHEAD]
             start, stop = item_ptr[ahead], item_ptr[ahead + 1]
             for edge in range(start, min(stop, start + _SCAN), 16):
-                _prefetch(edge_cluster, edge)
+                _prefetch(edge_cluster, edge)  # type: ignore[call-arg]
             for at in range(3 * start, 3 * min(stop, start + _SCAN), 8):
-                _prefetch(flat, at)
+                _prefetch(flat, at)  # type: ignore[call-arg]
         j, shown, r = item[fact], impressions[fact], reward[fact]
         start, stop = item_ptr[j], item_ptr[j + 1]
         for at in range(context_ptr[context[fact]], context_ptr[context[fact] + 1]):
@@ -98,7 +98,7 @@ def add_facts(  # type: ignore[no-untyped-def]
     return saturated
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def gather_candidates(  # type: ignore[no-untyped-def]
     item_ptr, edge_cluster, edge_sums, item_sums, item_hashes, items, clusters, edge, a, d, b, n, s, keys
 ):
