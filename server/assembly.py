@@ -92,7 +92,7 @@ def make_listeners(
     """The callers' listener and the operators', bound but not started.
 
     Raises:
-        BindError: an address is taken.
+        OSError: an address is taken.
     """
     rpc = settings.rpc
     feedback_threads = ThreadPoolExecutor(

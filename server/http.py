@@ -45,7 +45,10 @@ class HttpServer:
             address_family = AF_INET6 if ":" in address[0] else _BoundedServer.address_family
 
         self._handler = Handler
-        self._server = Server(address, Handler)
+        try:
+            self._server = Server(address, Handler)
+        except OSError as error:
+            raise OSError(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from None
         self._thread = threading.Thread(target=self._server.serve_forever, name="freshet-http", daemon=True)
 
     @property

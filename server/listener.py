@@ -17,10 +17,6 @@ from server.metrics import Metrics
 SPARE_THREADS = 4
 
 
-class BindError(OSError):
-    """An address that cannot be listened on."""
-
-
 class Listener:
     """One address with its services.
 
@@ -34,7 +30,7 @@ class Listener:
         log: where unexpected errors go.
 
     Raises:
-        BindError: the address cannot be bound.
+        OSError: the address cannot be bound.
     """
 
     def __init__(
@@ -65,7 +61,7 @@ class Listener:
         except RuntimeError:
             port = 0
         if port == 0:
-            raise BindError(f"cannot listen on {address}")
+            raise OSError(f"cannot listen on {address}: it is taken, or not an address of this machine")
         self.address = f"{address.rpartition(':')[0]}:{port}"
 
     def start(self, health: Health, services: Sequence[str]) -> None:
