@@ -13,6 +13,7 @@ Int64 = npt.NDArray[np.int64]
 Column = npt.NDArray[Any]
 
 _SMALLEST = 64
+_SPARSE = 8  # columns this many times larger than what is alive are made smaller
 
 
 class Arena:
@@ -68,10 +69,10 @@ class Arena:
     def _reserve(self, count: int) -> None:
         size = len(next(iter(self._columns.values())))
         needed = len(self) + count
-        if self._start + needed <= size:
+        if self._start + needed <= size <= max(_SMALLEST, _SPARSE * needed):
             return
-        # Moving to the front is paid for by what was dropped; growing doubles. Both are amortised O(1).
-        grown = size if needed <= size // 2 else max(_SMALLEST, 2 * needed)
+        # Moving is paid for by what was added or dropped since the last time: amortised O(1).
+        grown = max(_SMALLEST, 2 * needed)
         for name, column in self._columns.items():
             fresh = np.zeros(grown, column.dtype)
             fresh[: len(self)] = self.view(name)

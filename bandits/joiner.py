@@ -4,6 +4,7 @@ Invariants:
 - The unit is (request_id, item_id): its impression counts once, its reward once, however often they are sent.
 - Whether a pair joins depends on the pair alone (ids and times), not on which of the two came first nor on how
   records were batched: a row outlives every click that could still be in its window, and the other way round.
+  What is older than its retention is not seen, whether or not it has been forgotten yet.
   Only the capacity limits, when they bite, may cut that short; they take the oldest first and count it.
 - `join` reads the state and returns what must change; `apply` changes it. Nothing is half done in between, and
   restoring is the same `apply` over the stored changes.
@@ -12,7 +13,6 @@ Invariants:
 """
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, count, repeat
 from typing import Any
@@ -91,9 +91,9 @@ class Joiner:
             row_ingested_ms=rows.ingested_ms,
             row_context=rows.context + self._contexts.end,
             context_start=self._contexts.end,
-            context_ends=impressions.context_ends,
-            context_cluster=impressions.context_cluster,
-            context_x=impressions.context_x,
+            context_ends=rows.context_ends,
+            context_cluster=rows.context_cluster,
+            context_x=rows.context_x,
             rewarded=reactions.row[reactions.joined],
             click_start=self._clicks.end,
             click_keys=reactions.wait_keys,
@@ -138,38 +138,57 @@ class Joiner:
         requests = np.array(impressions.request_ids, dtype=object)[slate].tolist()
         keys: list[Key] = list(zip(requests, impressions.item_ids, strict=True))
         on_time = ~(late | future)[slate]
-        fresh = on_time & self._first_seen(keys, on_time)
+        fresh = on_time & self._first_seen(keys, on_time, impressions.ingested_at_ms[slate])
         tally.impressions_late += int(sizes[late].sum())
         tally.impressions_dead += int(sizes[future].sum())
         tally.impressions_duplicate += int(np.count_nonzero(on_time & ~fresh))
         tally.impressions_accepted += int(np.count_nonzero(fresh))
         at = np.flatnonzero(fresh)
+        # Contexts of slates without a new row are not kept: a flood of repeats must not fill the memory.
+        kept, context = np.unique(slate[at], return_inverse=True)
+        context_sizes = np.diff(impressions.context_ends, prepend=0)[kept]
+        elements = ranges(impressions.context_ends[kept] - context_sizes, context_sizes)
         rows = _Rows(
             keys=keys if len(at) == len(keys) else [keys[i] for i in at.tolist()],
             slate=slate[at],
             occurred_ms=occurred[slate[at]],
             ingested_ms=impressions.ingested_at_ms[slate[at]],
-            context=slate[at],
+            context=context.astype(np.int64),
+            context_ends=np.cumsum(context_sizes),
+            context_cluster=impressions.context_cluster[elements],
+            context_x=impressions.context_x[elements],
         )
         return rows, self._dead(IMPRESSIONS_TOPIC, impressions, future)
 
-    def _first_seen(self, keys: list[Key], on_time: Bool) -> Bool:
+    def _first_seen(self, keys: list[Key], on_time: Bool, ingested: Int64) -> Bool:
         """True where a key is in no earlier batch and not earlier among the timely ones of this batch."""
-        known = np.fromiter(map(self._row.__contains__, keys), np.bool_, len(keys))
-        first: dict[Key, int] = {}
-        if on_time.all():
-            owner = np.fromiter(map(first.setdefault, keys, count()), np.int64, len(keys))
-            fresh: Bool = ~known & (owner == np.arange(len(keys)))
-            return fresh
-        at = np.flatnonzero(on_time).tolist()
+        row = np.fromiter(map(self._row.get, keys, repeat(-1)), np.int64, len(keys))
+        known = row >= 0
+        known[known] = ingested[known] - self._rows.take("ingested", row[known]) <= self.rule.row_retention_ms
+        at = np.flatnonzero(on_time & ~known)
         result = np.zeros(len(keys), np.bool_)
-        owner = np.fromiter((first.setdefault(keys[i], i) for i in at), np.int64, len(at))
-        result[at] = ~known[at] & (owner == at)
+        if len(at) and ingested[-1] - ingested[0] > self.rule.row_retention_ms:
+            result[self._first_of_each(keys, at.tolist(), ingested.tolist())] = True
+            return result
+        first: dict[Key, int] = {}
+        candidates = keys if len(at) == len(keys) else [keys[i] for i in at.tolist()]
+        owner = np.fromiter(map(first.setdefault, candidates, count()), np.int64, len(at))
+        result[at] = owner == np.arange(len(at))
         return result
+
+    def _first_of_each(self, keys: list[Key], at: list[int], ingested: list[int]) -> list[int]:
+        """Places where a key comes first or was forgotten since, in a batch that spans more than the retention."""
+        seen: dict[Key, int] = {}
+        first = []
+        for i in at:
+            if keys[i] not in seen or ingested[i] - seen[keys[i]] > self.rule.row_retention_ms:
+                first.append(i)
+                seen[keys[i]] = ingested[i]
+        return first
 
     def _reactions(self, clicks: Clicks, rows: "_Rows", tally: Tally) -> tuple["_Reactions", list[Dead]]:
         """Clicks to be decided now: those that waited for a row of this batch, then the new ones."""
-        resolved = self._woken(rows.keys)
+        resolved = self._woken(rows)
         waited = [self._click_keys[number - self._clicks.first] for number in resolved.tolist()]
         occurred = np.where(clicks.occurred_at_ms == 0, clicks.ingested_at_ms, clicks.occurred_at_ms)
         late, future = self._off_time(occurred, clicks.ingested_at_ms)
@@ -182,11 +201,12 @@ class Joiner:
         def both(name: str, new: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return np.concatenate([self._clicks.take(name, resolved), new[timely]])
 
+        ingested = both("ingested", clicks.ingested_at_ms)
         reactions = _Reactions(
             keys=keys,
-            row=self._find_rows(keys, rows.keys),
+            row=self._find_rows(keys, ingested, rows),
             occurred_ms=both("occurred", occurred),
-            ingested_ms=both("ingested", clicks.ingested_at_ms),
+            ingested_ms=ingested,
             reward=both("reward", clicks.reward),
             offset=both("offset", clicks.offset),
             index=both("index", clicks.index),
@@ -217,17 +237,47 @@ class Joiner:
         tally.clicks_duplicate += int(np.count_nonzero(inside & ~joined))
         tally.clicks_late += int(np.count_nonzero(found & ~inside))
 
-    def _find_rows(self, keys: list[Key], fresh: list[Key]) -> Int64:
-        number = dict(zip(fresh, count(self._rows.end), strict=False))
-        found = map(self._row.get, keys, map(number.get, keys, repeat(-1)))
-        return np.fromiter(found, np.int64, len(keys))
+    def _find_rows(self, keys: list[Key], ingested: Int64, rows: "_Rows") -> Int64:
+        """Number of the first row of each key that its click can see, -1 where there is none."""
+        if not keys:
+            return np.empty(0, np.int64)
+        number = dict(zip(reversed(rows.keys), range(self._rows.end + len(rows.keys) - 1, -1, -1), strict=False))
+        found = np.fromiter(map(self._row.get, keys, map(number.get, keys, repeat(-1))), np.int64, len(keys))
+        near = self._sees(ingested, self._ingested(found, rows))
+        unseen = np.flatnonzero((found >= 0) & ~near).tolist()
+        found[unseen] = -1
+        if unseen:  # a key may have been used again after its first row was forgotten
+            later: dict[Key, list[int]] = {}
+            for place, key in enumerate(rows.keys):
+                later.setdefault(key, []).append(place)
+            for i in unseen:
+                places = np.array(later.get(keys[i], []), np.int64)
+                visible = places[self._sees(ingested[i], rows.ingested_ms[places])]
+                found[i] = visible[0] + self._rows.end if len(visible) else -1
+        return found
 
-    def _woken(self, fresh: Iterable[Key]) -> Int64:
+    def _ingested(self, row: Int64, rows: "_Rows") -> Int64:
+        """Ingestion times of old and new rows, 0 for -1."""
+        result = np.zeros(len(row), np.int64)
+        old, new = (row >= 0) & (row < self._rows.end), row >= self._rows.end
+        result[old] = self._rows.take("ingested", row[old])
+        result[new] = rows.ingested_ms[row[new] - self._rows.end]
+        return result
+
+    def _sees(self, click_ingested: Int64, row_ingested: Int64) -> Bool:
+        """True where neither the row nor the click is forgotten when the other comes."""
+        age = click_ingested - row_ingested
+        seen: Bool = (age <= self.rule.row_retention_ms) & (-age <= self.rule.click_retention_ms)
+        return seen
+
+    def _woken(self, rows: "_Rows") -> Int64:
         """Numbers of the clicks that waited for one of these rows, in order."""
         if not self._waiting:
             return np.empty(0, np.int64)
-        numbers = [number for key in fresh if key in self._waiting for number in self._waiting[key]]
-        return np.sort(np.array(numbers, np.int64))
+        called = [(at, key) for at, key in enumerate(rows.keys) if key in self._waiting]
+        pairs = [(number, at) for at, key in called for number in self._waiting[key]]
+        number, at = np.array(pairs, np.int64).reshape(-1, 2).T
+        return np.unique(number[self._sees(self._clicks.take("ingested", number), rows.ingested_ms[at])])
 
     def _off_time(self, occurred: Int64, ingested: Int64) -> tuple[Bool, Bool]:
         return ingested - occurred > self.rule.max_delay_ms, occurred - ingested > self.rule.max_skew_ms
@@ -255,11 +305,13 @@ class Joiner:
         expired = _older(old, new, change.clock_ms - rule.click_retention_ms)
         gone = max(expired, len(old) + len(new) - rule.max_waiting_clicks, 0)
         first_click = self._clicks.first if len(self._clicks) else change.click_start
+        still_open = np.concatenate([self._clicks.view("open"), np.ones(len(new), np.bool_)])
+        still_open[change.resolved - first_click] = False
+        change.tally.clicks_unmatched += int(np.count_nonzero(still_open[:gone]))
+        # Decided clicks at the front need no place.
+        waiting = still_open[gone:]
+        gone += int(np.argmax(waiting)) if waiting.any() else len(waiting)
         change.first_click = first_click + gone
-        still_open = self._clicks.view("open")[:gone].copy()
-        resolved = change.resolved - first_click
-        still_open[resolved[resolved < gone]] = False
-        change.tally.clicks_unmatched += int(np.count_nonzero(still_open)) + max(gone - len(old), 0)
 
         # A change is needed to restore while anything that it adds or marks is alive.
         new_row = change.row_start + n_new if n_new else 0
@@ -339,6 +391,10 @@ class Joiner:
         self._rows.view("rewarded")[rewarded - self._rows.first] = True
 
     def _take_clicks(self, change: JoinerChange) -> None:
+        resolved = change.resolved[change.resolved >= self._clicks.first] - self._clicks.first
+        self._clicks.view("open")[resolved] = False
+        for at in resolved.tolist():
+            self._waiting.pop(self._click_keys[at], None)
         for number, key in zip(count(change.click_start), change.click_keys, strict=False):
             self._waiting.setdefault(key, []).append(number)
         self._click_keys.extend(change.click_keys)
@@ -350,15 +406,12 @@ class Joiner:
             index=change.click_index,
             open=np.ones(len(change.click_keys), np.bool_),
         )
-        resolved = change.resolved[change.resolved >= self._clicks.first] - self._clicks.first
-        self._clicks.view("open")[resolved] = False
-        for at in resolved.tolist():
-            self._waiting.pop(self._click_keys[at], None)
 
     def _evict(self, change: JoinerChange) -> None:
-        expired = max(change.first_row - self._rows.first, 0)
-        for _ in range(expired):
-            self._row.pop(self._keys.popleft(), None)
+        for number in range(self._rows.first, change.first_row):
+            row_key = self._keys.popleft()
+            if self._row.get(row_key) == number:  # the key may have been used again
+                del self._row[row_key]
         self._rows.drop_before(change.first_row)
         kept = int(self._rows.view("context")[0]) if len(self._rows) else self._contexts.end
         self._contexts.drop_before(kept)
@@ -383,6 +436,9 @@ class _Rows:
     occurred_ms: Int64
     ingested_ms: Int64
     context: Int64
+    context_ends: Int64
+    context_cluster: Int32
+    context_x: Int64
 
 
 @dataclass

@@ -1,0 +1,109 @@
+"""What joiner and sums must do, as a slow program over dicts: one event at a time, no columns, unlimited memory."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from bandits.graph import Graph
+from bandits.join_rule import JoinRule
+from tests.bandits.event_columns import Clicked, Event, Fact, Shown
+
+Key = tuple[str, str]
+LARGEST = 2**63 - 1
+
+
+@dataclass
+class Row:
+    """A shown item that counted."""
+
+    slate: Shown
+    occurred_ms: int
+    rewarded: bool = False
+
+
+class DictJoiner:
+    """The joiner's rules, applied to events in order; memory is unlimited."""
+
+    def __init__(self, rule: JoinRule) -> None:
+        self.rule = rule
+        self.rows: dict[Key, Row] = {}
+        self.waiting: dict[Key, list[Clicked]] = {}
+        self.facts: Counter[Fact] = Counter()
+        self.counts: Counter[str] = Counter()
+
+    def take(self, event: Event) -> None:
+        occurred_ms = event.occurred_ms or event.ingested_ms
+        kind = "impressions" if isinstance(event, Shown) else "clicks"
+        size = len(event.items) if isinstance(event, Shown) else 1
+        if event.ingested_ms - occurred_ms > self.rule.max_delay_ms:
+            self.counts[f"{kind}_late"] += size
+        elif occurred_ms - event.ingested_ms > self.rule.max_skew_ms:
+            self.counts[f"{kind}_dead"] += size
+        elif isinstance(event, Shown):
+            for item in event.items:
+                self.show(event, item, occurred_ms)
+        else:
+            self.click(event)
+
+    def show(self, slate: Shown, item: str, occurred_ms: int) -> None:
+        key = (slate.request, item)
+        before = self.rows.get(key)
+        if before and slate.ingested_ms - before.slate.ingested_ms <= self.rule.row_retention_ms:
+            self.counts["impressions_duplicate"] += 1
+            return
+        self.counts["impressions_accepted"] += 1
+        self.facts[(item, slate.context, 1, 0, (0, slate.offset, slate.index))] += 1
+        self.rows[key] = Row(slate, occurred_ms)
+        for click in self.waiting.pop(key, []):
+            if slate.ingested_ms - click.ingested_ms > self.rule.click_retention_ms:
+                self.counts["clicks_unmatched"] += 1
+            else:
+                self.judge(click, self.rows[key])
+
+    def click(self, click: Clicked) -> None:
+        key = (click.request, click.item)
+        row = self.rows.get(key)
+        if row and click.ingested_ms - row.slate.ingested_ms <= self.rule.row_retention_ms:
+            self.judge(click, row)
+        else:
+            self.waiting.setdefault(key, []).append(click)
+
+    def judge(self, click: Clicked, row: Row) -> None:
+        delay_ms = (click.occurred_ms or click.ingested_ms) - row.occurred_ms
+        if not -self.rule.max_skew_ms <= delay_ms <= self.rule.window_ms:
+            self.counts["clicks_late"] += 1
+        elif row.rewarded:
+            self.counts["clicks_duplicate"] += 1
+        else:
+            row.rewarded = True
+            self.counts["clicks_joined"] += 1
+            self.facts[(click.item, row.slate.context, 0, click.reward, (1, click.offset, click.index))] += 1
+
+    def finish(self, clock_ms: int) -> dict[str, int]:
+        """Counts as of a time, and the number of clicks that still wait."""
+        oldest_ms = clock_ms - self.rule.click_retention_ms
+        left = [click.ingested_ms >= oldest_ms for clicks in self.waiting.values() for click in clicks]
+        counts = self.counts.copy()
+        counts["clicks_unmatched"] += left.count(False)
+        return {name: n for name, n in (counts | Counter(waiting=left.count(True))).items() if n}
+
+
+def dict_sums(graph: Graph, facts: Counter[Fact]) -> tuple[dict[tuple[str, int], list[int]], dict[str, list[int]]]:
+    """Sums (a, d, b) of each (item, cluster) and (n, s) of each item, in Python's unlimited integers, saturated."""
+    edges: dict[tuple[str, int], list[int]] = {}
+    items = {item: [0, 0] for item in graph.item_ids}
+    for number, item in enumerate(graph.item_ids):
+        for cluster in graph.edge_cluster[graph.item_ptr[number] : graph.item_ptr[number + 1]].tolist():
+            edges[item, cluster] = [0, 0, 0]
+    for (item, context, shown, reward, _), times in facts.items():
+        if item not in items:
+            continue
+        for column, term in enumerate((shown, reward)):
+            items[item][column] += times * term
+        for cluster, x in context:
+            for column, term in enumerate((x * shown, x * x * shown, x * reward)):
+                if (item, cluster) in edges:
+                    edges[item, cluster][column] += times * term
+    for table in (edges, items):
+        for key, sums in table.items():
+            table[key] = [min(value, LARGEST) for value in sums]  # type: ignore[index]
+    return edges, items
