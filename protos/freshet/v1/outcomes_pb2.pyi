@@ -48,6 +48,12 @@ class OutcomeBatch(_message.Message):
     CAUSE_TOPIC_FIELD_NUMBER: _builtins.int
     CAUSE_OFFSET_FIELD_NUMBER: _builtins.int
     CAUSE_INDEX_FIELD_NUMBER: _builtins.int
+    IMPRESSIONS_START_FIELD_NUMBER: _builtins.int
+    CLICKS_START_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    CLOCK_MS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Layout version of this message, now 1."""
     joiner_partition: _builtins.int
@@ -59,6 +65,19 @@ class OutcomeBatch(_message.Message):
     impressions_position: _builtins.int
     """Positions of the joiner's source topics after this batch: the offset of the next record to read."""
     clicks_position: _builtins.int
+    impressions_start: _builtins.int
+    """What follows is set in the Kafka topic only.
+    Positions of the joiner's source topics before this batch.
+    """
+    clicks_start: _builtins.int
+    clock_ms: _builtins.int
+    """Ingestion clock of the joiner after this batch, Unix milliseconds."""
+    epoch: _builtins.int
+    """Which owner of the joiner partition wrote this; every new owner has a higher one. A learner drops a batch
+    whose epoch is below the highest that it has read of that joiner partition.
+    """
+    fence: _builtins.bool
+    """True for a record without facts, by which a new owner shuts out the ones before it."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dictionaries: the columns below point into them.
@@ -105,6 +124,10 @@ class OutcomeBatch(_message.Message):
 
     @_builtins.property
     def cause_index(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Partitions of the ledger that got a part of this batch, ascending: none may be missing."""
+
     def __init__(
         self,
         *,
@@ -124,10 +147,16 @@ class OutcomeBatch(_message.Message):
         cause_topic: _abc.Iterable[_builtins.int] | None = ...,
         cause_offset: _abc.Iterable[_builtins.int] | None = ...,
         cause_index: _abc.Iterable[_builtins.int] | None = ...,
+        impressions_start: _builtins.int = ...,
+        clicks_start: _builtins.int = ...,
+        partitions: _abc.Iterable[_builtins.int] | None = ...,
+        clock_ms: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        fence: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "format", b"format", "impressions", b"impressions", "impressions_position", b"impressions_position", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "reward", b"reward", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -157,6 +186,12 @@ class OutcomeColumns(_message.Message):
     CAUSE_TOPIC_FIELD_NUMBER: _builtins.int
     CAUSE_OFFSET_FIELD_NUMBER: _builtins.int
     CAUSE_INDEX_FIELD_NUMBER: _builtins.int
+    IMPRESSIONS_START_FIELD_NUMBER: _builtins.int
+    CLICKS_START_FIELD_NUMBER: _builtins.int
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    CLOCK_MS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     joiner_partition: _builtins.int
     sequence: _builtins.int
@@ -175,8 +210,15 @@ class OutcomeColumns(_message.Message):
     """Little-endian uint64."""
     cause_index: _builtins.bytes
     """Little-endian uint32."""
+    impressions_start: _builtins.int
+    clicks_start: _builtins.int
+    clock_ms: _builtins.int
+    epoch: _builtins.int
+    fence: _builtins.bool
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -196,10 +238,16 @@ class OutcomeColumns(_message.Message):
         cause_topic: _builtins.bytes = ...,
         cause_offset: _builtins.bytes = ...,
         cause_index: _builtins.bytes = ...,
+        impressions_start: _builtins.int = ...,
+        clicks_start: _builtins.int = ...,
+        partitions: _abc.Iterable[_builtins.int] | None = ...,
+        clock_ms: _builtins.int = ...,
+        epoch: _builtins.int = ...,
+        fence: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "format", b"format", "impressions", b"impressions", "impressions_position", b"impressions_position", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "reward", b"reward", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

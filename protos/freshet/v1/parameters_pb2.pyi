@@ -35,12 +35,17 @@ class ItemParameters(_message.Message):
     N_FIELD_NUMBER: _builtins.int
     S_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     n: _builtins.int
     """Impressions of the item."""
     s: _builtins.int
     """Sum of rewards of the item, unit 2^-15."""
     position: _builtins.int
     """Ledger position this row includes: every fact below it has been added, none at or above it."""
+    epoch: _builtins.int
+    """Which owner of the ledger partition wrote the row (Kafka topic only). A row that lies behind the fence of a
+    higher epoch was written by an owner that had been replaced.
+    """
     @_builtins.property
     def cluster_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clusters of the item's edges, ascending."""
@@ -67,10 +72,11 @@ class ItemParameters(_message.Message):
         n: _builtins.int = ...,
         s: _builtins.int = ...,
         position: _builtins.int = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "n", b"n", "position", b"position", "s", b"s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "epoch", b"epoch", "n", b"n", "position", b"position", "s", b"s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -91,6 +97,7 @@ class ItemParametersColumns(_message.Message):
     N_FIELD_NUMBER: _builtins.int
     S_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     cluster_ids: _builtins.bytes
     """Little-endian uint32."""
     a: _builtins.bytes
@@ -100,6 +107,7 @@ class ItemParametersColumns(_message.Message):
     n: _builtins.int
     s: _builtins.int
     position: _builtins.int
+    epoch: _builtins.int
     def __init__(
         self,
         *,
@@ -110,11 +118,101 @@ class ItemParametersColumns(_message.Message):
         n: _builtins.int = ...,
         s: _builtins.int = ...,
         position: _builtins.int = ...,
+        epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "n", b"n", "position", b"position", "s", b"s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "epoch", b"epoch", "n", b"n", "position", b"position", "s", b"s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ItemParametersColumns: _TypeAlias = ItemParametersColumns  # noqa: Y015
+
+@_typing.final
+class PartitionMark(_message.Message):
+    """What the rows of a partition include together: the value of the key 0xFF, and of the fences, whose key is 0xFF and
+    the epoch as eight big-endian bytes. No item id begins with that byte, because it is no UTF-8.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AppliedSequencesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class JoinerEpochsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    APPLIED_SEQUENCES_FIELD_NUMBER: _builtins.int
+    JOINER_EPOCHS_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    GRAPH_VERSION_FIELD_NUMBER: _builtins.int
+    FACTS_APPLIED_FIELD_NUMBER: _builtins.int
+    FACTS_UNKNOWN_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """Ledger position that every row of the partition includes, as far as the row's facts are below it."""
+    epoch: _builtins.int
+    """The owner that wrote this."""
+    graph_version: _builtins.str
+    """Graph under which the rows were written."""
+    facts_applied: _builtins.int
+    """Facts applied and facts of items that the graph does not have, since the beginning."""
+    facts_unknown: _builtins.int
+    @_builtins.property
+    def applied_sequences(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Last applied sequence of each joiner partition at that position, and the highest epoch read of it."""
+
+    @_builtins.property
+    def joiner_epochs(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        applied_sequences: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        joiner_epochs: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        epoch: _builtins.int = ...,
+        graph_version: _builtins.str = ...,
+        facts_applied: _builtins.int = ...,
+        facts_unknown: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequences", b"applied_sequences", "epoch", b"epoch", "facts_applied", b"facts_applied", "facts_unknown", b"facts_unknown", "graph_version", b"graph_version", "joiner_epochs", b"joiner_epochs", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartitionMark: _TypeAlias = PartitionMark  # noqa: Y015
