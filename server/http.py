@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 from server.limits import HTTP_CONNECTIONS, HTTP_TIMEOUT_S
 
+_POLL_S = 0.05  # how soon a stop is noticed
+
 
 @dataclass(frozen=True)
 class Page:
@@ -49,7 +51,9 @@ class HttpServer:
             self._server = Server(address, Handler)
         except OSError as error:
             raise OSError(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from None
-        self._thread = threading.Thread(target=self._server.serve_forever, name="freshet-http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="freshet-http", daemon=True
+        )
 
     @property
     def address(self) -> tuple[str, int]:

@@ -71,7 +71,7 @@ class Vitals:
         self._metrics = metrics
         self._on_sample = on_sample
         self._current_at_s = time.monotonic()
-        self._samples: deque[Sample] = deque(maxlen=_RATE_WINDOW + 1)
+        self._samples: deque[Sample] = deque(maxlen=_RATE_WINDOW)
         self._history: deque[dict[str, float]] = deque(maxlen=HISTORY_SAMPLES)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="freshet-vitals", daemon=True)
@@ -125,8 +125,9 @@ class Vitals:
     def tick(self) -> None:
         """Take a sample into the history."""
         sample = self.sample()
+        if self._samples:  # the first has nothing to be compared with
+            self._history.append(rates(self._samples[0], sample))
         self._samples.append(sample)
-        self._history.append(rates(self._samples[0], sample))
         self._on_sample(sample)
 
     def _run(self) -> None:
