@@ -73,7 +73,8 @@ def saved(tmp_path: Path) -> Path:
 @settings(max_examples=60, deadline=None)
 def test_any_graph_comes_back_as_it_was(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Loading gives the saved graph, whatever its size, ids and attributes, copied or mapped."""
-    ids = data.draw(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=9), unique=True, max_size=8))
+    text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=9)
+    ids = data.draw(st.lists(text, unique=True, max_size=8))
     n_clusters = data.draw(st.integers(0, 6))
     pairs = [(item, cluster) for item in range(len(ids)) for cluster in range(n_clusters)]
     edges = data.draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
