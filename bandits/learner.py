@@ -64,7 +64,8 @@ class Learner:
         item = self.graph.lookup(outcomes.item_ids)[outcomes.item] if len(outcomes) else outcomes.item
         known = item >= 0
         self.facts_unknown += int(np.count_nonzero(~known))
-        missing = known & (self.row_position[item] <= offset)
+        missing = known.copy()
+        missing[known] = self.row_position[item[known]] <= offset
         facts = Facts(
             item=item[missing],
             context=outcomes.context[missing],

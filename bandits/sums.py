@@ -35,7 +35,7 @@ class Facts:
         item: int32 of shape (n_facts,), item numbers.
         context: int32 of shape (n_facts,), rows of the context columns.
         impressions: int64 of shape (n_facts,), 1 where the fact counts an impression, else 0.
-        reward: int64 of shape (n_facts,), round(r * UNIT), 0 where there is none.
+        reward: int64 of shape (n_facts,), round(r * UNIT), 0 where there is none; below 2^32.
         context_ptr: int64 of shape (n_contexts + 1,).
         context_cluster: int32 of shape (context_ptr[-1],), ascending within a context; numbers that the graph
             does not have are no error, they have no edges.

@@ -57,7 +57,29 @@ def encode_change(change: JoinerChange) -> bytes:
 
 
 def decode_change(record: bytes) -> JoinerChange:
-    """A change from its bytes."""
+    """A change from its bytes.
+
+    Raises:
+        ValueError: the bytes are none, or its columns do not fit together.
+    """
+    try:
+        change = _decode(record)
+    except Exception as error:  # protobuf and numpy each have their own ways to dislike bytes
+        raise ValueError(f"change: expected a JoinerChange, got {len(record)} bytes that are none") from error
+    rows, clicks = len(change.row_keys), len(change.click_keys)
+    for name in (*_INT64, *_INT32):
+        length = rows if name.startswith("row_") else clicks if name.startswith("click_") else None
+        if length is not None and len(getattr(change, name)) != length:
+            raise ValueError(f"{name}: expected {length} entries, got {len(getattr(change, name))}")
+    ends, elements = change.context_ends, len(change.context_cluster)
+    if len(change.context_x) != elements or (int(ends[-1]) if len(ends) else 0) != elements:
+        raise ValueError(f"context_ends: expected the last to be {elements}, the length of parallel columns")
+    if (ends < 0).any() or (ends[1:] < ends[:-1]).any():
+        raise ValueError("context_ends: expected to ascend from 0")
+    return change
+
+
+def _decode(record: bytes) -> JoinerChange:
     message = state_pb2.JoinerChangeColumns.FromString(record)
     columns: dict[str, Any] = {}
     for names, dtype in ((_INT64, "<i8"), (_INT32, "<i4")):

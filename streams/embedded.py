@@ -11,7 +11,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,15 +116,18 @@ class EmbeddedLoop:
         self._limits = limits
         self._backend = backend
         self._store = Store(data_dir / "store")
-        head = self._store.head()
-        if head.graph_version:
-            graph = restore_graph(data_dir, head.graph_version)
-        learner = restore_learner(self._store, head, graph, backend) if graph is not None else None
-        joiner = restore_joiner(self._store, rule)
-        self._committer = Committer(self._store, head, joiner, learner, on_change, clock_ms, backend)
-        if graph is not None and not head.graph_version:
-            self._adopt(graph)
-        self._committer.record_rule()
+        try:
+            head = self._store.head()
+            taken = restore_graph(data_dir, head.graph_version) if head.graph_version else None
+            learner = restore_learner(self._store, head, taken, backend) if taken is not None else None
+            joiner = restore_joiner(self._store, rule)
+            self._committer = Committer(self._store, head, joiner, learner, on_change, clock_ms, backend)
+            if graph is not None and taken is None:
+                self._adopt(graph)
+            self._committer.record_rule()
+        except BaseException:
+            self._store.close()  # else it stays locked
+            raise
         self._work = threading.Condition()
         self._queue: deque[Incoming] = deque()
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -150,7 +153,8 @@ class EmbeddedLoop:
         with self._work:
             self._stopping = True
             self._work.notify()
-        self._thread.join(grace_s)
+        if self._thread.ident is not None:  # else it was never started
+            self._thread.join(grace_s)
         if self._thread.is_alive():
             self._fail("the server is stopping")
             self._thread.join()
@@ -174,7 +178,11 @@ class EmbeddedLoop:
         self._on_writer(lambda: self._committer.freeze(frozen))
 
     def load_graph(self, graph: Graph) -> GraphSwitch:
-        """Switch to another graph. Edges and items in both keep their sums."""
+        """Switch to another graph. Edges and items in both keep their sums.
+
+        Raises:
+            ValueError: its version was another graph's before.
+        """
         return self._on_writer(lambda: self._switch(graph))
 
     def state_hash(self) -> str:
@@ -206,6 +214,9 @@ class EmbeddedLoop:
     def _offer(self, incoming: Incoming) -> "Future[None]":
         with self._work:
             self._check_open()
+            if not incoming.events:
+                incoming.done.set_result(None)  # there is nothing to write
+                return incoming.done
             if self._queued_events and self._queued_events + incoming.events > self._limits.max_queued_events:
                 raise QueueFull(self._limits.retry_after_ms)
             self._queue.append(incoming)
@@ -244,7 +255,8 @@ class EmbeddedLoop:
                 self._fail(reason, batch)
                 return
             for incoming in batch:
-                incoming.done.set_result(None)
+                with contextlib.suppress(InvalidStateError):  # its caller gave up; what it offered is taken
+                    incoming.done.set_result(None)
 
     def _take(self) -> list[Incoming]:
         batch: list[Incoming] = []
@@ -272,7 +284,7 @@ class EmbeddedLoop:
             commands = list(self._commands)
             self._commands.clear()
         for future in [*(incoming.done for incoming in left), *(done for _, done in commands)]:
-            with contextlib.suppress(Exception):  # it may have been cancelled by a caller that gave up
+            with contextlib.suppress(InvalidStateError):
                 future.set_exception(LoopFailed(reason))
 
     # --- graph -------------------------------------------------------------------------------------------------
@@ -282,11 +294,14 @@ class EmbeddedLoop:
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             save_graph(graph, folder)
+        elif not _equal(restore_graph(self._data_dir, graph.version), graph):
+            # The store knows graphs by version: after a restart it would go on with the other one.
+            raise ValueError(f'graph version: expected a new one, got "{graph.version}", which is another graph')
         self._committer.set_graph(graph)
 
     def _switch(self, graph: Graph) -> GraphSwitch:
         old = self.graph
-        if old is not None and old.version == graph.version:
+        if old is not None and _equal(old, graph):
             return GraphSwitch(old.n_edges, 0, 0)
         kept = _shared_edges(old, graph) if old else 0
         self._adopt(graph)
@@ -297,6 +312,17 @@ class EmbeddedLoop:
     def _hash(self) -> str:
         learner: Learner | None = self._committer.learner
         return state_hash(learner.graph, learner.sums) if learner else "0" * 32
+
+
+def _equal(one: Graph, other: Graph) -> bool:
+    arrays = (
+        (one.item_ptr, other.item_ptr),
+        (one.edge_cluster, other.edge_cluster),
+        (one.centroids, other.centroids),
+    )
+    return (
+        (one.version, one.n_clusters, list(one.item_ids)) == (other.version, other.n_clusters, list(other.item_ids))
+    ) and all(map(np.array_equal, *zip(*arrays, strict=True)))
 
 
 def _shared_edges(old: Graph, new: Graph) -> int:

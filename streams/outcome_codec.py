@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from bandits.outcomes import Outcomes
+from bandits.outcomes import CLICKS_TOPIC, IMPRESSIONS_TOPIC, Outcomes
+from bandits.sums import UNIT
 from freshet.v1 import outcomes_pb2
 
 FORMAT = 1
@@ -40,7 +41,7 @@ def decode_outcomes(record: bytes) -> Outcomes:
     """Columns of an OutcomeBatch.
 
     Raises:
-        LedgerError: the bytes are not one, or its columns do not fit together.
+        LedgerError: the bytes are not one, its columns do not fit together, or a number is out of its range.
     """
     message = outcomes_pb2.OutcomeColumns()
     try:
@@ -69,6 +70,7 @@ def decode_outcomes(record: bytes) -> Outcomes:
     except Exception as error:  # protobuf and numpy each have their own ways to dislike bytes
         raise LedgerError(f"record: expected an OutcomeBatch, got {len(record)} bytes that are none") from error
     _check(outcomes)
+    _check_values(outcomes)
     return outcomes
 
 
@@ -88,6 +90,24 @@ def _check(outcomes: Outcomes) -> None:
         raise LedgerError("context_ends: expected ascending ends of parallel columns")
     if (int(ends[-1]) if len(ends) else 0) != elements:
         raise LedgerError(f"context_ends: expected the last to be {elements}")
+
+
+def _check_values(outcomes: Outcomes) -> None:
+    """Sums are exact only for numbers within these ranges."""
+    ranges: dict[str, tuple[npt.NDArray[np.integer], int, int]] = {
+        "context_x": (outcomes.context_x, 1, UNIT),
+        "context_clusters": (outcomes.context_cluster, 0, np.iinfo(np.int32).max),
+        "impressions": (outcomes.impressions, 0, 1),
+        "cause_topic": (outcomes.cause_topic, IMPRESSIONS_TOPIC, CLICKS_TOPIC),
+        "cause_offset": (outcomes.cause_offset, 0, np.iinfo(np.int64).max),
+    }
+    for name, (column, low, high) in ranges.items():
+        if len(column) and (column.min() < low or column.max() > high):
+            raise LedgerError(f"{name}: expected {low} to {high}, got {column.min()} to {column.max()}")
+    first = np.zeros(len(outcomes.context_cluster) + 1, np.bool_)
+    first[outcomes.context_ends] = True  # where a context may begin below the end of the one before
+    if (np.diff(outcomes.context_cluster) <= 0)[~first[1:-1]].any():
+        raise LedgerError("context_clusters: expected to ascend within a context")
 
 
 def _u32(column: npt.NDArray[np.integer]) -> bytes:

@@ -6,6 +6,7 @@ Invariant: what is read is what the last committed micro-batch left, whatever wa
 import json
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import quote
 
 from bandits.artifact import DamagedGraph, load_graph
 from bandits.backend import Backend
@@ -22,8 +23,8 @@ _ROWS_AT_ONCE = 10_000
 
 
 def graph_folder(data_dir: Path, version: str) -> Path:
-    """Where the loop keeps its copy of a graph version."""
-    return data_dir / "graphs" / version
+    """Where the loop keeps its copy of a graph version, whatever characters its name has."""
+    return data_dir / "graphs" / quote(version, safe="").replace(".", "%2E")
 
 
 def restore_graph(data_dir: Path, version: str) -> Graph:
@@ -39,10 +40,17 @@ def restore_graph(data_dir: Path, version: str) -> Graph:
 
 
 def restore_joiner(store: Store, rule: JoinRule) -> Joiner:
-    """The joiner as of the last committed micro-batch."""
+    """The joiner as of the last committed micro-batch.
+
+    Raises:
+        StoreError: a change is damaged.
+    """
     joiner = Joiner(rule)
-    for _, record in store.numbered(CHANGE):
-        joiner.apply(decode_change(record))
+    for number, record in store.numbered(CHANGE):
+        try:
+            joiner.apply(decode_change(record))
+        except (ValueError, IndexError) as error:
+            raise StoreError(f"the store holds a damaged change {number} of the joiner: {error}") from error
     return joiner
 
 

@@ -58,13 +58,18 @@ def decode_rows(item_ids: Sequence[str], encoded: Sequence[bytes]) -> Rows:
     """Rows from their bytes; unknown fields are ignored.
 
     Raises:
-        ValueError: bytes that are no ItemParameters, or whose columns differ in length; the item is named.
+        ValueError: bytes that are no ItemParameters, or whose columns differ in length or hold a number below
+            zero; the item is named.
     """
     messages = [_parse(item_id, data) for item_id, data in zip(item_ids, encoded, strict=True)]
     degrees = np.array([len(message.cluster_ids) // 4 for message in messages], np.int64)
     cluster = np.frombuffer(b"".join(message.cluster_ids for message in messages), "<u4").astype(np.int32)
     columns = [b"".join(getattr(message, name) for message in messages) for name in ("a", "d", "b")]
     edge = np.column_stack([np.frombuffer(column, "<i8") for column in columns]).astype(np.int64)
+    if len(edge) and edge.min() < 0:
+        first = int(np.argmax((edge < 0).any(axis=1)))
+        name = item_ids[int(np.searchsorted(np.cumsum(degrees), first, side="right"))]
+        raise ValueError(f'row "{name}": expected sums of at least 0, got {edge[first].min()}')
     scalars = np.array([(message.n, message.s, message.position) for message in messages], np.int64).reshape(-1, 3)
     return Rows(item_ids, np.cumsum(degrees), cluster, edge, scalars[:, :2], scalars[:, 2])
 
@@ -76,16 +81,16 @@ def place_rows(graph: Graph, rows: Rows, sums: Sums, row_position: Int64) -> int
     """
     number = graph.lookup(rows.item_ids)
     degrees = np.diff(rows.edge_ends, prepend=0)
-    fresh = (number >= 0) & (rows.position >= row_position[number])
+    at = np.flatnonzero(number >= 0)
+    at = at[rows.position[at] >= row_position[number[at]]]
+    fresh = at[np.argsort(rows.position[at], kind="stable")]  # of several rows of an item the newest is placed last
     row_position[number[fresh]] = rows.position[fresh]
     sums.item[number[fresh]] = rows.item[fresh]
-    at = ranges((rows.edge_ends - degrees)[fresh], degrees[fresh])
+    element = ranges((rows.edge_ends - degrees)[fresh], degrees[fresh])
     owner = np.repeat(number[fresh], degrees[fresh])
-    # Rows hold the edges of the graph they were written under; most often that is this one.
-
-    edge = locate(graph, owner, rows.cluster[at][:, None])[:, 0]
+    edge = locate(graph, owner, rows.cluster[element][:, None])[:, 0]
     found = edge >= 0
-    sums.edge[edge[found]] = rows.edge[at[found]]
+    sums.edge[edge[found]] = rows.edge[element[found]]
     return int(np.count_nonzero(~found))
 
 
@@ -100,6 +105,8 @@ def _parse(item_id: str, data: bytes) -> parameters_pb2.ItemParametersColumns:
     degree = len(message.cluster_ids) // 4
     if len(message.cluster_ids) % 4 or any(len(c) != 8 * degree for c in (message.a, message.d, message.b)):
         raise ValueError(f'row "{item_id}": expected a, d, b parallel to {degree} cluster_ids')
+    if min(message.n, message.s, message.position) < 0:
+        raise ValueError(f'row "{item_id}": expected n, s and position of at least 0')
     return message
 
 

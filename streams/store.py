@@ -1,7 +1,8 @@
 """The RocksDB store of the embedded loop: everything that must survive, in one database.
 
 Invariants: a micro-batch is one WriteBatch, synced; keys and values are raw bytes; the format version is checked
-before anything else is read; numbers in keys are big-endian, so keys of a kind are in order of number.
+before anything else is read; numbers in keys are big-endian, so keys of a kind are in order of number; what damage
+has made unreadable is told, never skipped.
 
 Keys, by first byte:
     V            format version
@@ -53,38 +54,56 @@ class Store:
         if read_only and not (folder / "CURRENT").exists():
             raise StoreError(f"there is no store in {folder}")
         access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
+        self._db: Any = None
         try:
             if not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
-            self._db: Any = rocksdict.Rdict(str(folder), _options(), access_type=access)
+            self._db = rocksdict.Rdict(str(folder), _options(), access_type=access)
             version = self._db.get(VERSION)
+            if version is None and not read_only and next(self._items(b""), None) is None:
+                version = number_bytes(FORMAT)
+                self._db.put(VERSION, version, write_opt=_synced())
         except Exception as error:  # rocksdict raises bare Exception
+            self.close()
             raise StoreError(f"the store in {folder} cannot be opened: {error}") from error
-        if version is None and not read_only:
-            self._db.put(VERSION, number_bytes(FORMAT), write_opt=_synced())
-        elif version != number_bytes(FORMAT):
+        if version != number_bytes(FORMAT):
             found = int.from_bytes(version or b"", "big")
             self.close()
             raise StoreError(f"the store in {folder} has format {found}, this release reads format {FORMAT}")
 
     def close(self) -> None:
         """Close the database; its lock is free afterwards."""
-        self._db.close()
+        if self._db is not None:
+            self._db.close()
 
     def head(self) -> state_pb2.StoreHead:
-        """The positions, all zero for a new store."""
-        return state_pb2.StoreHead.FromString(self._db.get(HEAD) or b"")
+        """The positions, all zero for a new store.
+
+        Raises:
+            StoreError: as `get`.
+        """
+        return state_pb2.StoreHead.FromString(self.get(HEAD, b"") or b"")
 
     def get(self, kind: bytes, name: bytes) -> bytes | None:
-        """One value."""
-        value: bytes | None = self._db.get(kind + name)
+        """One value.
+
+        Raises:
+            StoreError: the files are damaged.
+        """
+        try:
+            value: bytes | None = self._db.get(kind + name)
+        except Exception as error:
+            raise self._unreadable(error) from error
         return value
 
     def scan(self, kind: bytes, *, start: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """Names (without the kind) and values of a kind in order, from a number on."""
+        """Names (without the kind) and values of a kind in order, from a number on.
+
+        Raises:
+            StoreError: the files are damaged.
+        """
         first = kind if start is None else kind + number_bytes(start)
-        items: Iterator[tuple[bytes, bytes]] = self._db.items(from_key=first)
-        for key, value in items:
+        for key, value in self._items(first):
             if key[:1] != kind:
                 return
             yield key[1:], value
@@ -107,6 +126,26 @@ class Store:
             self._db.write(batch.raw, _synced())
         except Exception as error:
             raise StoreError(f"the store in {self.folder} cannot be written: {error}") from error
+
+    def _items(self, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys from a key on, with their values; raises where damage cuts them short."""
+        last = None
+        try:
+            items: Iterator[tuple[bytes, bytes]] = self._db.items(from_key=first)
+            while (item := next(items, None)) is not None:
+                last = item[0]
+                yield item
+            # The iterator of items ends in silence at a damaged block: only this one tells.
+            end = self._db.iter()
+            end.seek(first if last is None else last)
+            if end.valid():
+                end.next()
+            end.status()
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> StoreError:
+        return StoreError(f"the store in {self.folder} cannot be read: {error}")
 
 
 class Batch:
