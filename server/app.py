@@ -67,16 +67,19 @@ class App:
         self.version = installed_version("freshet")
         self.metrics = Metrics()
         self.health = Health()
-        self.snapshot = Snapshot(choose_backend(settings.backend))
+        self._backend = choose_backend(settings.backend)
+        self.snapshot = Snapshot(self._backend)
         self.loop: EmbeddedLoop | None = None
         self._clock_ms = clock_ms
         self._log = make_logger(settings.log.level, settings.log.format)
         self._rules = make_rules(settings)
+        self._failure_logged = False
         self._prior_fitted = ("", 0.0)  # for which graph, and when
         self._listeners: tuple[Listener, ...] = ()
         self._http: HttpServer | None = None
         self._vitals: Vitals | None = None
         self._addresses: Addresses | None = None
+        self._stopping = threading.Lock()  # taken once, by the one who stops
         self._stopped = threading.Event()
 
     @property
@@ -104,17 +107,25 @@ class App:
         except BaseException:
             self.stop(0)
             raise
-        self._log.info("serving", **vars(self.addresses), graph=self._sample_graph(), version=self.version)
+        parameters = self.snapshot.current
+        graph = parameters.graph.version if parameters else ""
+        self._log.info("serving", **vars(self.addresses), graph=graph, version=self.version)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until the server has been stopped; False if the time was over first."""
         return self._stopped.wait(timeout_s)
 
     def stop(self, grace_s: float) -> None:
-        """Send callers elsewhere, answer calls in flight for up to `grace_s`, write what was accepted, close."""
-        if self._stopped.is_set():
+        """Send callers elsewhere, answer calls in flight for up to `grace_s`, write what was accepted, close.
+
+        Where another thread is stopping already, return at once; `wait` tells when it is done.
+        """
+        if not self._stopping.acquire(blocking=False):
             return
         deadline_s = time.monotonic() + grace_s
+        started = self._addresses is not None
+        if started:
+            self._log.info("stopping", grace_s=grace_s)
         self.health.stopping()
         stopping = [listener.begin_stop(grace_s) for listener in self._listeners]
         for listener, finished in zip(self._listeners, stopping, strict=True):
@@ -127,6 +138,8 @@ class App:
         if self._http:
             self._http.stop()
         self._stopped.set()
+        if started:
+            self._log.info("stopped")
 
     def _start(self) -> None:
         settings, gates = self.settings, Gates(self.settings)
@@ -139,7 +152,7 @@ class App:
             settings.data_dir,
             rule=settings.join.rule(),
             limits=settings.loop.limits(),
-            backend=choose_backend(settings.backend),
+            backend=self._backend,
             graph=graph,
             on_change=self.snapshot.apply,
             clock_ms=self._clock_ms,
@@ -180,6 +193,9 @@ class App:
         self._addresses = Addresses(serving.address, operating.address, f"{host}:{port}")
 
     def _on_sample(self, sample: Sample) -> None:
+        if sample.loop.failed and not self._failure_logged:
+            self._failure_logged = True
+            self._log.error("learning_stopped", reason=sample.loop.failed)
         self.health.update(ready=sample.ready, failed=sample.loop.failed)
         parameters = self.snapshot.current
         graph, at_s = self._prior_fitted
@@ -197,7 +213,3 @@ class App:
         sums = parameters.gather(items, user).sums
         mode = self.settings.policy.mode
         fill_slate(sums, mode=mode, slate_size=10, seed=0, rules=self._rules.current.slate)
-
-    def _sample_graph(self) -> str:
-        parameters = self.snapshot.current
-        return parameters.graph.version if parameters else ""

@@ -15,7 +15,7 @@ from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
 from server.interceptor import ServiceRules
 from server.listener import SPARE_THREADS, Listener
 from server.metrics import Metrics
-from server.operations import OperationsService
+from server.operations import CHANGES, OperationsService
 from server.recommender import ContextRules, RecommenderService
 from server.rules import RulesInForce
 from server.scoring import SlateRules
@@ -110,7 +110,7 @@ def make_listeners(
     try:
         operating = Listener(
             settings.operations_address,
-            rules={OPERATIONS: ServiceRules(gates.operations)},
+            rules={OPERATIONS: ServiceRules(gates.operations, logged=CHANGES)},
             threads=rpc.operations_in_flight,
             max_concurrent=rpc.max_concurrent,
             max_message_bytes=rpc.max_message_bytes,

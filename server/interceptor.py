@@ -26,10 +26,12 @@ class ServiceRules:
     Attributes:
         gate: the places they share.
         pool: their own threads; None = the server's.
+        logged: names of the calls that change something by an operator's hand.
     """
 
     gate: Gate
     pool: ThreadPoolExecutor | None = None
+    logged: frozenset[str] = frozenset()
 
 
 class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -94,6 +96,8 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
                 abort(context, Refused(code, message, reason="internal"))
             finally:
                 answered(rpc, code.name, time.perf_counter() - started)
+                if rpc in rules.logged:
+                    self._log.info("operation", rpc=rpc, code=code.name, peer=context.peer())
 
         if rules.pool is not None:
             # The attribute by which grpcio lets a method run in threads of its own.

@@ -17,6 +17,9 @@ from server.vitals import Vitals
 from streams.embedded import EmbeddedLoop, LoopFailed
 from streams.store import StoreError
 
+# The calls that change something; each is logged.
+CHANGES = frozenset({"FreezeLearning", "LoadGraph", "UpsertItems", "RetireItems"})
+
 
 class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
     """Shows and changes what the server works with.

@@ -74,7 +74,10 @@ class Parameters:
             return Reading(self._backend.gather(self.graph, self._sums, items, context), self._position)
 
     def read(self, reader: Callable[[Sums, int], T]) -> T:
-        """What `reader` makes of all sums and their position; it must copy what it keeps, and be quick."""
+        """What `reader` makes of all sums and their position; it must copy what it keeps.
+
+        Writers and other readers wait for it meanwhile, so it is for operators and not for every call.
+        """
         with self._lock:
             return reader(self._sums, self._position)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import orjson
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -182,3 +183,26 @@ def test_an_unexpected_error_is_internal_and_logged(
     logged = capfd.readouterr().err
     assert '"request_id": "the-one"' in logged
     assert "KeyError" in logged
+
+
+def test_changes_by_operators_are_logged(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    """Who changed what, and how it ended, is one line each; what only looks is not logged."""
+    _, client = start(log={"level": "info"})
+    client.operations.GetStatus(operations_pb2.GetStatusRequest(), timeout=DEADLINE_S)
+    client.operations.FreezeLearning(operations_pb2.FreezeLearningRequest(frozen=True), timeout=DEADLINE_S)
+    refusal(client.operations.LoadGraph, operations_pb2.LoadGraphRequest(path=".."))
+    lines = [orjson.loads(line) for line in capfd.readouterr().err.splitlines()]
+    told = [(line["rpc"], line["code"]) for line in lines if line["event"] == "operation"]
+    assert told == [("FreezeLearning", "OK"), ("LoadGraph", "INVALID_ARGUMENT")]
+    assert lines[0]["event"] == "serving"
+
+
+def test_stopping_twice_is_stopping_once(start: Start) -> None:
+    """A second signal does not disturb the first stop."""
+    app, _ = start()
+    stops = [threading.Thread(target=app.stop, args=(1.0,)) for _ in range(3)]
+    for thread in stops:
+        thread.start()
+    for thread in stops:
+        thread.join()
+    assert app.wait(DEADLINE_S)
