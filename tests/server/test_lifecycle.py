@@ -187,14 +187,15 @@ def test_an_unexpected_error_is_internal_and_logged(
 
 def test_changes_by_operators_are_logged(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     """Who changed what, and how it ended, is one line each; what only looks is not logged."""
-    _, client = start(log={"level": "info"})
+    app, client = start(log={"level": "info"})
     client.operations.GetStatus(operations_pb2.GetStatusRequest(), timeout=DEADLINE_S)
     client.operations.FreezeLearning(operations_pb2.FreezeLearningRequest(frozen=True), timeout=DEADLINE_S)
     refusal(client.operations.LoadGraph, operations_pb2.LoadGraphRequest(path=".."))
+    app.stop(1.0)
     lines = [orjson.loads(line) for line in capfd.readouterr().err.splitlines()]
     told = [(line["rpc"], line["code"]) for line in lines if line["event"] == "operation"]
     assert told == [("FreezeLearning", "OK"), ("LoadGraph", "INVALID_ARGUMENT")]
-    assert lines[0]["event"] == "serving"
+    assert [line["event"] for line in (lines[0], *lines[-2:])] == ["serving", "stopping", "stopped"]
 
 
 def test_stopping_twice_is_stopping_once(start: Start) -> None:
