@@ -162,13 +162,10 @@ class OutboxRecord(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
-    LEDGER_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     partition: _builtins.int
     key: _builtins.bytes
     value: _builtins.bytes
-    ledger: _builtins.bool
-    """Whether it goes to the ledger; its epoch is that of the owner that sends it."""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutboxHeader]: ...
     def __init__(
@@ -179,11 +176,10 @@ class OutboxRecord(_message.Message):
         key: _builtins.bytes | None = ...,
         value: _builtins.bytes | None = ...,
         headers: _abc.Iterable[Global___OutboxHeader] | None = ...,
-        ledger: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_value", b"_value", "key", b"key", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_value", b"_value", "headers", b"headers", "key", b"key", "ledger", b"ledger", "partition", b"partition", "topic", b"topic", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "_value", b"_value", "headers", b"headers", "key", b"key", "partition", b"partition", "topic", b"topic", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__key: _TypeAlias = _typing.Literal["key"]  # noqa: Y015
     _WhichOneofArgType__key: _TypeAlias = _typing.Literal["_key", b"_key"]  # noqa: Y015

@@ -1,0 +1,170 @@
+"""A joiner partition: impressions[p] and clicks[p] in, ledger records and dead letters out.
+
+The commit path:
+
+    1. decode and join, without changing the joiner
+    2. write ONE WriteBatch, synced: the joiner's change, both positions, and the outbox (the ledger records of this
+       micro-batch split by partition, its dead letters)
+    3. send the outbox
+    4. wait until the broker has all of it
+    5. mark it as sent; the mark is written with the next micro-batch
+    6. acknowledge: the positions may be copied to the group
+
+A crash before 2 has happened never. After 2 the micro-batch is decided: whoever recovers sends the same bytes with
+the same sequence, and learners drop what they have. Only one micro-batch is on its way at a time, so that only the
+last one in the ledger can be incomplete.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from faust.types import TP
+
+from bandits.joiner_change import JoinerChange
+from freshet.v1 import events_pb2, kafka_state_pb2
+from streams.event_codec import click_columns, impression_columns
+from streams.failpoints import failpoint
+from streams.kafka.chunk import Chunk
+from streams.kafka.dead_letters import letters
+from streams.kafka.joiner_store import JoinerStore, with_owner
+from streams.kafka.ledger import Place, encode_parts
+from streams.kafka.partition import Partition, Surroundings
+from streams.kafka.sender import Outgoing
+from streams.kafka.source_codec import Decoded, click_decoder, impression_decoder
+
+# How far the broker's clock and this machine's may disagree before a click could miss its impression.
+_CLOCK_MARGIN_MS = 5_000
+
+
+class JoinerPartition(Partition):
+    """Owner of one joiner partition.
+
+    Args:
+        number: of the partition.
+        around: what all partitions of the worker share.
+
+    Raises:
+        StoreError: the store cannot be used.
+    """
+
+    def __init__(self, number: int, around: Surroundings) -> None:
+        self.number = number
+        self.impressions = TP(around.names.impressions, number)
+        self.clicks = TP(around.names.clicks, number)
+        super().__init__(around, [self.impressions, self.clicks])
+        rule = around.settings.rule
+        self.state = JoinerStore(
+            folder_of(around.settings.data_dir, number),
+            rule,
+            partition=number,
+            ledger_partitions=around.ledger_partitions,
+        )
+        self.epoch = 0  # set by the takeover
+        self._impression_decoder = impression_decoder(rule)
+        self._click_decoder = click_decoder(rule)
+
+    def positions(self) -> Mapping[TP, int]:
+        """Where both topics are to be read from."""
+        joiner = self.state.joiner
+        return {self.impressions: joiner.impressions_position, self.clicks: joiner.clicks_position}
+
+    def due_in_s(self) -> float | None:
+        """Nothing is due without events."""
+        return None
+
+    async def commit(self, chunks: Sequence[Chunk]) -> None:
+        """Make a micro-batch durable; the steps are those of the module's head."""
+        if not chunks:
+            return
+        # 1. join
+        head, change, outbox = self._join(chunks)
+        failpoint("joiner-joined")
+        # 2. write
+        self.state.write(head, change, outbox)
+        self.state.joiner.apply(change)
+        failpoint("joiner-written")
+        # 3. and 4. send and wait
+        await self.send_outbox(outbox)
+
+    async def send_outbox(self, outbox: Sequence[Outgoing]) -> None:
+        """Steps 3 to 5."""
+        ledger = self.around.names.outcomes
+        facts = [out for out in outbox if out.topic == ledger]
+        refused = [out for out in outbox if out.topic != ledger]
+        # Letters first: once the ledger has the batch, nobody reads its records again.
+        if refused:
+            await self.around.sender.send(refused)
+        failpoint("joiner-refused")
+        if facts:
+            offsets = await self.around.sender.send(with_owner(facts, self.epoch))
+            for outgoing, offset in zip(facts, offsets, strict=True):
+                self.state.head.ledger_offsets[outgoing.partition] = offset + 1
+        failpoint("joiner-sent")
+        # 5. mark
+        self.state.head.sent = self.state.joiner.sequence
+        failpoint("joiner-marked")
+
+    def jump(self, tp: TP, offset: int) -> None:
+        """Leave a gap in a source topic."""
+        joiner = self.state.joiner
+        if tp == self.impressions:
+            joiner.impressions_position = offset
+        else:
+            joiner.clicks_position = offset
+
+    def close(self) -> None:
+        """Close the store."""
+        self.state.close()
+
+    def _join(self, chunks: Sequence[Chunk]) -> tuple[kafka_state_pb2.JoinerHead, JoinerChange, list[Outgoing]]:
+        state, ledger = self.state, self.around.names.outcomes
+        head, joiner = state.next_head(), state.joiner
+        shown, clicked = self.decode(chunks, head)
+        ends = dict(self.positions()) | {TP(chunk.topic, chunk.partition): chunk.end for chunk in chunks}
+        place = Place(joiner.impressions_position, joiner.clicks_position, 0)
+        outcomes, change = joiner.join(
+            impression_columns(shown.records),
+            click_columns(clicked.records, joiner.rule),
+            clock_ms=self._clock_ms(head, ends),
+        )
+        # Records without a good event, and offsets without a record, are behind us too.
+        change.impressions_position, change.clicks_position = ends[self.impressions], ends[self.clicks]
+        outcomes = replace(
+            outcomes,
+            sequence=change.sequence + head.sequence_shift,
+            impressions_position=change.impressions_position,
+            clicks_position=change.clicks_position,
+        )
+        parts = encode_parts(outcomes, replace(place, clock_ms=change.clock_ms), self.around.ledger_partitions)
+        outbox = [Outgoing(ledger, partition, None, part) for partition, part in parts.items()]
+        for topic, decoded in ((self.impressions.topic, shown), (self.clicks.topic, clicked)):
+            outbox += letters(topic, self.number, decoded.refused)
+            head.dead_letters += len(decoded.refused)
+        return head, change, outbox
+
+    def decode(
+        self, chunks: Sequence[Chunk], head: kafka_state_pb2.JoinerHead
+    ) -> tuple[Decoded[events_pb2.Impression], Decoded[events_pb2.Click]]:
+        """Events of both topics; the head takes the new ingestion times."""
+        records = {tp: [r for c in chunks if c.topic == tp.topic for r in c.records] for tp in self.tps}
+        shown = self._impression_decoder.decode(records[self.impressions], clock_ms=head.impressions_clock_ms)
+        clicked = self._click_decoder.decode(records[self.clicks], clock_ms=head.clicks_clock_ms)
+        head.impressions_clock_ms, head.clicks_clock_ms = shown.clock_ms, clicked.clock_ms
+        return shown, clicked
+
+    def _clock_ms(self, head: kafka_state_pb2.JoinerHead, ends: Mapping[TP, int]) -> int:
+        """Everything that was ingested before this has been read, from both topics."""
+        clocks = ((self.impressions, head.impressions_clock_ms), (self.clicks, head.clicks_clock_ms))
+        low: list[int] = []
+        for tp, clock_ms in clocks:
+            seen = self.around.consumer.thread.seen(tp)
+            idle = seen is not None and seen.end <= ends[tp]
+            # A topic that is read to its end has nothing older than the moment at which that was seen.
+            low.append(max(clock_ms, seen.at_ms - _CLOCK_MARGIN_MS) if seen and idle else clock_ms)
+        return min(low)
+
+
+def folder_of(data_dir: Path, number: int) -> Path:
+    """Where the store of a joiner partition is."""
+    return data_dir / f"joiner-{number}"

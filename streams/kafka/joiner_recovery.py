@@ -1,0 +1,190 @@
+"""Bringing a joiner partition to where the ledger says that it is.
+
+What the ledger holds is decided; the store may be as far, behind, ahead on a branch that never reached the ledger,
+or empty. Joining the source log again gives the same facts: whether a pair joins depends on the pair alone. So:
+
+- A store that nobody has overtaken goes on, and sends its outbox again.
+- A store behind the ledger joins the sources up to the ledger's positions without sending anything.
+- A store that is empty, or beyond the ledger's positions on another branch, first begins anew, far enough back
+  that every row and click that may still matter is met again.
+- If the last batch in the ledger lacks a part, exactly its records are joined once more and sent under its number:
+  learners that have their part drop the repeat.
+
+Invariant: while this goes on the store says so, and a crash begins it again.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+
+from faust.types import TP
+
+from streams.event_codec import click_columns, impression_columns
+from streams.kafka.chunk import Chunk, LogRecord
+from streams.kafka.joiner_partition import JoinerPartition
+from streams.kafka.log_reader import LogReader, open_reader
+from streams.kafka.partition import WorkerError
+from streams.kafka.takeover import LedgerView
+
+# Rows are remembered for one retention; twice as far back also meets what they were repeats of.
+_RETENTIONS_BACK = 2
+_MARGIN_MS = 60_000
+
+
+async def recover(partition: JoinerPartition, view: LedgerView) -> None:
+    """Make a partition that was taken over ready to go on.
+
+    Args:
+        partition: it, with its new epoch.
+        view: what the ledger says of it.
+
+    Raises:
+        WorkerError: the sources have been deleted too far.
+    """
+    state = partition.state
+    last = view.last
+    if last is None or (
+        not state.head.recovering and state.sequence >= last.sequence and state.head.epoch >= last.epoch
+    ):
+        await _go_on(partition)
+        return
+    incomplete = bool(view.missing)
+    target = {
+        partition.impressions: last.impressions_start if incomplete else last.impressions_position,
+        partition.clicks: last.clicks_start if incomplete else last.clicks_position,
+    }
+    await _catch_up(partition, target, last.clock_ms)
+    _settle(partition, sequence=last.sequence - incomplete)
+    if incomplete:
+        ends = {partition.impressions: last.impressions_position, partition.clicks: last.clicks_position}
+        await partition.commit(await _chunks(partition, target, ends))
+
+
+async def _go_on(partition: JoinerPartition) -> None:
+    if partition.state.joiner.sequence == 0:
+        bounds = await partition.around.consumer.thread.bounds(partition.tps)
+        for tp, (first, _) in bounds.items():
+            partition.jump(tp, max(first, partition.positions()[tp]))
+    outbox = partition.state.outbox()
+    _settle(partition, sequence=partition.state.sequence, keep_outbox=True)
+    await partition.send_outbox(outbox)
+
+
+def _settle(partition: JoinerPartition, *, sequence: int, keep_outbox: bool = False) -> None:
+    """The store is where the ledger is."""
+    state = partition.state
+    head = state.next_head()
+    head.epoch = partition.epoch
+    head.recovering = False
+    head.sequence_shift = sequence - state.joiner.sequence
+    if not keep_outbox:
+        head.sent = state.joiner.sequence
+    state.write_head(head)
+
+
+async def _catch_up(partition: JoinerPartition, target: dict[TP, int], clock_ms: int) -> None:
+    """Join the sources up to some positions, sending nothing."""
+    state, settings = partition.state, partition.around.settings
+    reader = open_reader(settings.bootstrap, client_id=settings.name)
+    async with reader as shown, open_reader(settings.bootstrap, client_id=settings.name) as clicked:
+        is_new = state.joiner.sequence == 0
+        if is_new or any(partition.positions()[tp] > offset for tp, offset in target.items()):
+            await _begin_anew(partition, target, clock_ms, shown)
+        head = state.next_head()
+        head.recovering = True
+        head.sent = state.joiner.sequence
+        state.write_head(head)
+        await _check_sources(partition, shown)
+        start = partition.positions()
+        pair = (
+            _Stretch(shown, partition.impressions, start[partition.impressions], target[partition.impressions]),
+            _Stretch(clicked, partition.clicks, start[partition.clicks], target[partition.clicks]),
+        )
+        while await pair[0].fill() | await pair[1].fill():
+            # Both topics advance together in time, so that no click waits long for its row.
+            until_ms = min(stretch.last_ms for stretch in pair if stretch.records)
+            _join_silently(partition, [stretch.take(until_ms) for stretch in pair])
+    for tp, offset in target.items():
+        partition.jump(tp, offset)
+
+
+async def _begin_anew(partition: JoinerPartition, target: dict[TP, int], clock_ms: int, reader: LogReader) -> None:
+    state, rule = partition.state, partition.around.settings.rule
+    state.wipe()
+    horizon_ms = clock_ms - _RETENTIONS_BACK * rule.row_retention_ms - _MARGIN_MS
+    for tp, offset in target.items():
+        first = await reader.offset_at(tp, horizon_ms)
+        partition.jump(tp, min(first, offset))
+
+
+async def _check_sources(partition: JoinerPartition, reader: LogReader) -> None:
+    bounds = await reader.bounds(partition.tps)
+    for tp, offset in partition.positions().items():
+        first = bounds[tp][0]
+        if offset < first:
+            if not partition.around.settings.accept_gap:
+                raise WorkerError(
+                    f"{tp.topic}[{tp.partition}]: recovery needs offset {offset}, but the broker has deleted "
+                    f"everything before {first}; accept the gap to go on"
+                )
+            partition.jump(tp, first)
+
+
+def _join_silently(partition: JoinerPartition, chunks: Sequence[Chunk | None]) -> None:
+    state = partition.state
+    head, joiner = state.next_head(), state.joiner
+    given = [chunk for chunk in chunks if chunk is not None]
+    shown, clicked = partition.decode(given, head)
+    _, change = joiner.join(
+        impression_columns(shown.records),
+        click_columns(clicked.records, joiner.rule),
+        clock_ms=min(head.impressions_clock_ms, head.clicks_clock_ms),
+    )
+    ends = dict(partition.positions()) | {TP(chunk.topic, chunk.partition): chunk.end for chunk in given}
+    change.impressions_position, change.clicks_position = ends[partition.impressions], ends[partition.clicks]
+    head.sent = change.sequence
+    state.write(head, change, [])
+    joiner.apply(change)
+
+
+async def _chunks(partition: JoinerPartition, start: dict[TP, int], ends: dict[TP, int]) -> list[Chunk]:
+    """Exactly the records of a batch."""
+    settings = partition.around.settings
+    records: dict[TP, list[LogRecord]] = {tp: [] for tp in partition.tps}
+    async with open_reader(settings.bootstrap, client_id=settings.name) as reader:
+        async for tp, piece in reader.read({tp: (start[tp], ends[tp]) for tp in partition.tps}):
+            records[tp] += piece
+    return [Chunk(tp.topic, tp.partition, start[tp], ends[tp], records[tp]) for tp in partition.tps]
+
+
+class _Stretch:
+    """A stretch of one source partition, taken in parts by time."""
+
+    def __init__(self, reader: LogReader, tp: TP, start: int, end: int) -> None:
+        self._tp = tp
+        self._at = start
+        self._pieces: AsyncIterator[tuple[TP, Sequence[LogRecord]]] = reader.read({tp: (start, end)})
+        self.records: deque[LogRecord] = deque()
+
+    @property
+    def last_ms(self) -> int:
+        return self.records[-1].timestamp
+
+    async def fill(self) -> bool:
+        """Have records, unless there are no more."""
+        while not self.records:
+            piece = await anext(self._pieces, None)
+            if piece is None:
+                return False
+            self.records.extend(piece[1])
+        return True
+
+    def take(self, until_ms: int) -> Chunk | None:
+        """What was ingested up to a time; all of it if that is its own last."""
+        own = bool(self.records) and until_ms == self.last_ms
+        taken: list[LogRecord] = []
+        while self.records and (own or self.records[0].timestamp <= until_ms):
+            taken.append(self.records.popleft())
+        if not taken:
+            return None
+        start, self._at = self._at, taken[-1].offset + 1
+        return Chunk(self._tp.topic, self._tp.partition, start, self._at, taken)

@@ -1,0 +1,148 @@
+"""Bringing a learner partition back: from its store, or from the parameters topic where the store is empty.
+
+Invariants:
+- Restoring is monotonic: an older row never replaces a newer one, and a row is never given a fact that it includes.
+- Before anything is published, a fence with the owner's epoch is in the parameters topic. A row of a lower epoch
+  behind a fence came from a replaced owner, and compaction may have removed the newer row for it; then no row of
+  the partition is trusted, and the whole ledger is folded again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+from faust.types import TP
+
+from freshet.v1 import parameters_pb2
+from streams.kafka.learner_partition import LearnerPartition
+from streams.kafka.log_reader import LogReader
+from streams.kafka.parameter_rows import epoch_of, fence_key, is_fence, is_mark
+from streams.kafka.partition import WorkerError
+from streams.restore import restore_rows
+from streams.row_codec import decode_rows, place_rows
+from streams.store import ROW, Batch
+
+log = structlog.get_logger("freshet.kafka")
+
+_ROWS_AT_ONCE = 10_000
+
+
+@dataclass
+class _Topic:
+    """What a partition of the parameters topic holds.
+
+    Attributes:
+        mark: the last one.
+        fenced: highest epoch of a fence so far.
+        tainted: a replaced owner wrote behind a fence.
+    """
+
+    mark: parameters_pb2.PartitionMark | None = None
+    fenced: int = 0
+    tainted: bool = False
+    names: list[str] = field(default_factory=list)
+    values: list[bytes] = field(default_factory=list)
+
+
+async def recover(partition: LearnerPartition, reader: LogReader, *, generation: int) -> None:
+    """Make a learner partition ready to go on.
+
+    Raises:
+        WorkerError: the ledger has been deleted too far.
+    """
+    learner, head = partition.learner, partition.head
+    has_store = head.HasField("mark")
+    partition.epoch = max(generation, head.mark.epoch + 1)
+    if has_store:
+        restore_rows(partition.store, learner, ROW)
+        partition.take_mark(head.mark)
+    tp = TP(partition.around.names.parameters, partition.number)
+    before = (await reader.bounds([tp]))[tp]
+    if not has_store:
+        topic = await _read(partition, reader, tp, before)
+        if topic.tainted:
+            log.warning("rows of a replaced owner: the ledger is folded from its start", partition=partition.number)
+            partition.shared.clear(partition.number)
+            topic.mark = None
+        if topic.mark is not None:
+            partition.take_mark(topic.mark)
+            head.published_position = topic.mark.position
+            _check_graph(partition, topic.mark)
+        partition.epoch = max(partition.epoch, topic.fenced + 1)
+    else:
+        _check_graph(partition, head.mark)
+    await _refuse_lost_ledger(partition, reader)
+    fence = [(fence_key(partition.epoch), partition.mark().SerializeToString())]
+    await partition.around.sender.send_rows(tp.topic, tp.partition, fence)
+    _write_all(partition)
+
+
+async def _read(partition: LearnerPartition, reader: LogReader, tp: TP, bounds: tuple[int, int]) -> _Topic:
+    topic = _Topic()
+    async for _, records in reader.read({tp: bounds}):
+        for record in records:
+            _take(topic, record.key or b"", record.value)
+        if len(topic.names) >= _ROWS_AT_ONCE:
+            _place(partition, topic)
+    _place(partition, topic)
+    return topic
+
+
+def _take(topic: _Topic, key: bytes, value: bytes | None) -> None:
+    if value is None:
+        return
+    if is_fence(key):
+        topic.fenced = max(topic.fenced, int.from_bytes(key[1:], "big"))
+    elif is_mark(key):
+        mark = parameters_pb2.PartitionMark.FromString(value)
+        if mark.epoch >= topic.fenced:
+            topic.mark = mark
+    else:
+        topic.tainted |= epoch_of(value) < topic.fenced
+        topic.names.append(key.decode())
+        topic.values.append(value)
+
+
+def _place(partition: LearnerPartition, topic: _Topic) -> None:
+    if topic.names:
+        shared = partition.shared
+        rows = decode_rows(topic.names, topic.values)
+        place_rows(shared.graph, rows, shared.sums, shared.row_position)
+    topic.names, topic.values = [], []
+
+
+def _check_graph(partition: LearnerPartition, mark: parameters_pb2.PartitionMark) -> None:
+    """Rows of another graph keep what both have; everything is written and published anew under this one."""
+    version = partition.shared.graph.version
+    if mark.graph_version == version:
+        return
+    log.info("another graph", partition=partition.number, was=mark.graph_version, now=version)
+    known: Sequence[str] = [name.decode() for name, _ in partition.store.scan(ROW)]
+    gone = partition.shared.graph.lookup(known) < 0
+    batch = Batch()
+    for name in np.array(known, dtype=object)[gone].tolist():
+        batch.delete(ROW, name.encode())
+    partition.store.write(batch)
+    partition.head.published_position = 0
+
+
+def _write_all(partition: LearnerPartition) -> None:
+    """The store has every row that was restored; the head, without which it counts as empty, comes last."""
+    items = partition.shared.items_of(partition.number)
+    items = items[partition.shared.row_position[items] > 0]
+    if not partition.head.HasField("mark") or partition.head.mark.graph_version != partition.shared.graph.version:
+        for start in range(0, len(items), _ROWS_AT_ONCE):
+            partition.write_rows(items[start : start + _ROWS_AT_ONCE])
+    partition.write(np.empty(0, np.int32))
+
+
+async def _refuse_lost_ledger(partition: LearnerPartition, reader: LogReader) -> None:
+    tp = partition.ledger
+    first, _ = (await reader.bounds([tp]))[tp]
+    position = partition.learner.position
+    if position < first and not partition.around.settings.accept_gap:
+        raise WorkerError(
+            f"{tp.topic}[{tp.partition}]: the rows include the ledger up to {position}, but the broker has deleted "
+            f"everything before {first}: {first - position} records are lost; accept the gap to go on"
+        )

@@ -1,0 +1,225 @@
+"""Source records to events: protobuf or JSON, one event or many, whatever a producer sends.
+
+How a record is read:
+1. A header `content-type` that contains "json" or "protobuf" says the encoding. Without it, a record whose first
+   byte is `{` or `[` is JSON: in protobuf these bytes would open a group, which no message here has.
+2. JSON: an array is a batch; so is an object with the key "impressions" or "clicks". Anything else is one event.
+   Field names are those of the schema or their camelCase; numbers may be strings; unknown fields are ignored.
+3. Protobuf: a record whose top-level fields all have number 1 is a batch, any other one event. A valid Impression
+   has its context (3) and items (4) and a valid Click its item_id (2), while the batches have field 1 alone and
+   will never get another. So neither can be taken for the other, whatever bytes its ids hold.
+
+Invariant: every record, or every event of a batch, is either handed on or refused with a reason; none is dropped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic
+
+import orjson
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+
+from bandits.join_rule import JoinRule
+from freshet.v1 import events_pb2
+from streams.event_codec import Message, Record
+from streams.kafka.chunk import LogRecord
+from streams.limits import MAX_EVENTS_PER_RECORD
+from streams.validation import Violation, check_click, check_impression
+
+_NO_AGE_LIMIT_MS = 2**62
+_LAST_GROUP_BYTE = 0x7F
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What is sent to the dead letters.
+
+    Attributes:
+        record: the source record.
+        index: number of the event within the record; None = the record as a whole.
+        value: the bytes: of the event alone, or of the record.
+        reason: field, what was expected, what came.
+    """
+
+    record: LogRecord
+    index: int | None
+    value: bytes | None
+    reason: str
+
+
+@dataclass
+class Decoded(Generic[Message]):
+    """What some records hold.
+
+    Attributes:
+        records: those with at least one good event.
+        refused: the rest.
+        clock_ms: latest ingestion time.
+    """
+
+    clock_ms: int
+    records: list[Record[Message]] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+
+class SourceDecoder(Generic[Message]):
+    """Reads the records of one source topic.
+
+    Args:
+        single: the event's message.
+        batch: the batch's message.
+        batch_field: its field, also the key that makes a JSON object a batch.
+        check: finds what is wrong with an event.
+        rule: the join rule.
+    """
+
+    def __init__(
+        self,
+        single: type[Message],
+        batch: type[Any],
+        batch_field: str,
+        check: Callable[[Message, JoinRule, int], Violation | None],
+        rule: JoinRule,
+    ) -> None:
+        self._single: Any = single
+        self._batch = batch
+        self._batch_field = batch_field
+        self._check: Callable[[Any, JoinRule, int], Violation | None] = check
+        # An event that is too old is no mistake of its producer: the joiner counts it as late.
+        self._rule = replace(rule, max_delay_ms=_NO_AGE_LIMIT_MS)
+
+    def decode(self, records: Sequence[LogRecord], *, clock_ms: int) -> Decoded[Message]:
+        """Events of some records.
+
+        Args:
+            records: in the order of their log.
+            clock_ms: latest ingestion time before them. Ingestion time never runs backwards, even if the
+                broker's clock did.
+        """
+        decoded: Decoded[Message] = Decoded(clock_ms)
+        for record in records:
+            decoded.clock_ms = max(decoded.clock_ms, record.timestamp)
+            try:
+                events = self._events(record)
+            except (ValueError, TypeError, RecursionError) as error:
+                decoded.refused.append(Refused(record, None, record.value, str(error)))
+                continue
+            self._sort(record, events, decoded)
+        return decoded
+
+    def _sort(self, record: LogRecord, events: Sequence[Message], decoded: Decoded[Message]) -> None:
+        """Keep the good events of a record, refuse the others one by one."""
+        good: list[int] = []
+        for index, event in enumerate(events):
+            wrong = self._check(event, self._rule, decoded.clock_ms)
+            if wrong is None:
+                good.append(index)
+            elif len(events) == 1:
+                decoded.refused.append(Refused(record, None, record.value, str(wrong)))
+            else:
+                decoded.refused.append(Refused(record, index, event.SerializeToString(), str(wrong)))
+        if good:
+            all_good = len(good) == len(events)
+            decoded.records.append(
+                Record(
+                    record.offset,
+                    decoded.clock_ms,
+                    events if all_good else [events[i] for i in good],
+                    None if all_good else good,
+                )
+            )
+
+    def _events(self, record: LogRecord) -> Sequence[Message]:
+        value = record.value
+        if not value:
+            raise ValueError(f"record: expected {self._name} as protobuf or JSON, got {_kind(value)}")
+        events = self._from_json(value) if _is_json(record, value) else self._from_protobuf(value)
+        if not 1 <= len(events) <= MAX_EVENTS_PER_RECORD:
+            raise ValueError(
+                f"{self._batch_field}: expected 1 to {MAX_EVENTS_PER_RECORD} events, got {len(events)}"
+            )
+        return events
+
+    def _from_protobuf(self, value: bytes) -> Sequence[Message]:
+        try:
+            if is_batch(value):
+                events: Sequence[Message] = getattr(self._batch.FromString(value), self._batch_field)
+                return events
+            return [self._single.FromString(value)]
+        except DecodeError as error:
+            raise ValueError(
+                f"record: expected {self._name}, got {len(value)} bytes that are none: {error}"
+            ) from None
+
+    def _from_json(self, value: bytes) -> Sequence[Message]:
+        try:
+            parsed = orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"record: expected JSON, got {error}") from None
+        if isinstance(parsed, dict) and self._batch_field in parsed:
+            parsed = parsed[self._batch_field]
+            if not isinstance(parsed, list):
+                raise ValueError(f"{self._batch_field}: expected an array, got {type(parsed).__name__}")
+        events = parsed if isinstance(parsed, list) else [parsed]
+        if len(events) > MAX_EVENTS_PER_RECORD:
+            raise ValueError(f"{self._batch_field}: expected at most {MAX_EVENTS_PER_RECORD}, got {len(events)}")
+        try:
+            return [json_format.ParseDict(event, self._single(), ignore_unknown_fields=True) for event in events]
+        except (json_format.ParseError, AttributeError) as error:
+            raise ValueError(f"record: expected {self._name} as JSON, got: {error}") from None
+
+    @property
+    def _name(self) -> str:
+        return f"{self._single.DESCRIPTOR.name} or {self._batch.DESCRIPTOR.name}"
+
+
+def impression_decoder(rule: JoinRule) -> SourceDecoder[events_pb2.Impression]:
+    """Reads freshet.impressions.v1."""
+    return SourceDecoder(events_pb2.Impression, events_pb2.ImpressionBatch, "impressions", check_impression, rule)
+
+
+def click_decoder(rule: JoinRule) -> SourceDecoder[events_pb2.Click]:
+    """Reads freshet.clicks.v1."""
+    return SourceDecoder(events_pb2.Click, events_pb2.ClickBatch, "clicks", check_click, rule)
+
+
+def is_batch(value: bytes) -> bool:
+    """True if every top-level field of a protobuf message has number 1 and a length.
+
+    Raises:
+        ValueError: a field of number 1 goes beyond the end.
+    """
+    at, end = 0, len(value)
+    while at < end:
+        if value[at] != 0x0A:
+            return False
+        at, size = _varint(value, at + 1)
+        at += size
+    if at != end:
+        raise ValueError(f"record: expected {at} bytes, got {end}: it was cut")
+    return True
+
+
+def _varint(value: bytes, at: int) -> tuple[int, int]:
+    """Where the number ends, and the number."""
+    number = 0
+    for place, byte in enumerate(value[at : at + 5]):
+        number |= (byte & 0x7F) << (7 * place)
+        if byte <= _LAST_GROUP_BYTE:
+            return at + place + 1, number
+    raise ValueError("record: expected a length of at most 5 bytes, got more: it was cut or is no protobuf")
+
+
+def _is_json(record: LogRecord, value: bytes) -> bool:
+    for name, header in record.headers:
+        if name.lower() == "content-type" and header:
+            if b"json" in header.lower():
+                return True
+            if b"protobuf" in header.lower():
+                return False
+    return value[:1] in (b"{", b"[")
+
+
+def _kind(value: bytes | None) -> str:
+    return "null" if value is None else "no bytes"

@@ -1,0 +1,256 @@
+"""The worker: one Faust app that owns joiner and learner partitions.
+
+Invariants: Faust says which partitions are owned and runs the agents; an agent only hands chunks to the partition
+that they belong to. Whatever goes wrong unexpectedly ends the process: memory may be ahead of the disk, and only a
+restart, which reads the disk, puts that right.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, cast
+
+import faust
+import structlog
+from faust.types import TP
+
+from bandits.artifact import load_graph
+from bandits.backend import choose_backend
+from streams.kafka import joiner_recovery, learner_recovery
+from streams.kafka.chunk import Chunk, ChunkSchema
+from streams.kafka.joiner_partition import JoinerPartition
+from streams.kafka.learner_partition import LearnerPartition, SharedSums
+from streams.kafka.log_reader import open_reader
+from streams.kafka.partition import Partition, Surroundings, WorkerError
+from streams.kafka.sender import Sender
+from streams.kafka.takeover import take_over
+from streams.kafka.transport import SCHEME, ChunkConsumer, TransportOptions
+from streams.kafka.worker_settings import WorkerSettings
+from streams.topics import TopicNames
+
+EXIT_FAILED = 70
+_WATCH_S = 1.0
+_FRESH_MS = 5_000
+
+log = structlog.get_logger("freshet.kafka")
+
+
+def end_process(reason: str) -> None:
+    """Say why, and end the process at once."""
+    log.error("the worker ends", reason=reason)
+    os._exit(EXIT_FAILED)
+
+
+class Worker:
+    """One worker over one data directory.
+
+    Args:
+        settings: all of them.
+        on_failure: called with the reason when the worker cannot go on; it must not return.
+    """
+
+    def __init__(self, settings: WorkerSettings, *, on_failure: Callable[[str], None] = end_process) -> None:
+        self.settings = settings
+        self._names = TopicNames(settings.prefix)
+        self._on_failure = on_failure
+        self._owned: dict[TP, Partition] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._around: Surroundings | None = None
+        self._shared: SharedSums | None = None
+        self._progress: dict[TP, tuple[int, float]] = {}
+        self.app = self._make_app()
+
+    async def start(self) -> None:
+        """Load the graph, connect, join the group.
+
+        Raises:
+            WorkerError: a topic is missing.
+            DamagedGraph: the graph cannot be loaded.
+            KafkaError: no broker answers.
+        """
+        settings, names = self.settings, self._names
+        graph = load_graph(settings.graph)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        sender = Sender(settings.bootstrap, client_id=settings.name, request_timeout_ms=settings.request_timeout_ms)
+        await sender.start()
+        async with open_reader(settings.bootstrap, client_id=settings.name) as reader:
+            counts = {topic: await reader.partitions(topic) for topic in (*self._topics(), names.parameters)}
+        self._check(counts)
+        self._around = Surroundings(
+            settings=settings,
+            names=names,
+            consumer=self._consumer,
+            sender=sender,
+            backend=choose_backend(settings.backend),
+            ledger_partitions=counts[names.outcomes],
+        )
+        self._shared = SharedSums.empty(graph, counts[names.outcomes])
+        await self.app.start()
+        self._watching = asyncio.ensure_future(self._guard(self._watch()))
+
+    async def stop(self) -> None:
+        """Leave the group and close the stores; what is not committed is read again by whoever comes next."""
+        self._watching.cancel()
+        await self._let_go()
+        await self.app.stop()
+        if self._around:
+            await self._around.sender.stop()
+
+    @property
+    def partitions(self) -> Mapping[TP, Partition]:
+        """What this worker owns now."""
+        return self._owned
+
+    @property
+    def _consumer(self) -> ChunkConsumer:
+        consumer: Any = self.app.consumer
+        return cast(ChunkConsumer, consumer)
+
+    def _make_app(self) -> faust.App:
+        settings, names = self.settings, self._names
+        app = faust.App(
+            settings.group_id,
+            broker=[f"{SCHEME}://{address.strip()}" for address in settings.bootstrap.split(",")],
+            broker_client_id=settings.name,
+            broker_session_timeout=settings.session_timeout_ms / 1000,
+            broker_heartbeat_interval=settings.heartbeat_interval_ms / 1000,
+            broker_rebalance_timeout=settings.rebalance_timeout_ms / 1000,
+            broker_request_timeout=max(settings.request_timeout_ms, settings.session_timeout_ms) / 1000,
+            broker_commit_interval=1.0,
+            store="memory://",
+            stream_buffer_maxsize=4,
+            stream_wait_empty=False,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_enabled=False,
+            datadir=str(settings.data_dir / "faust"),
+        )
+        transport: Any = app.transport
+        transport.options = TransportOptions(
+            worker=settings.name, together=(names.impressions, names.clicks), positions=self._positions
+        )
+        for name in ("joiner", "learner"):
+            topics = [names.impressions, names.clicks] if name == "joiner" else [names.outcomes]
+            source = app.topic(*topics, schema=ChunkSchema(), internal=False)
+            agent: Any = app.agent(source, name=f"freshet.{name}", concurrency=1)
+            agent(self._route)
+        for signal, handler in (
+            (app.on_partitions_revoked, self._revoked),
+            (app.on_partitions_assigned, self._assigned),
+        ):
+            connect: Any = signal.connect
+            connect(handler, weak=False)
+        return app
+
+    def _topics(self) -> tuple[str, str, str]:
+        return self._names.impressions, self._names.clicks, self._names.outcomes
+
+    def _check(self, counts: Mapping[str, int]) -> None:
+        names = self._names
+        for topic, count in counts.items():
+            if not count:
+                raise WorkerError(f"the topic {topic} does not exist: run `freshet init-topics`")
+        for one, other in ((names.impressions, names.clicks), (names.outcomes, names.parameters)):
+            if counts[one] != counts[other]:
+                raise WorkerError(
+                    f"{one} has {counts[one]} partitions and {other} has {counts[other]}: they must be equal"
+                )
+
+    # --- what Faust calls ---------------------------------------------------------------------------------------
+
+    async def _route(self, stream: AsyncIterator[Chunk]) -> None:
+        async for chunk in stream:
+            partition = self._owned.get(TP(chunk.topic, chunk.partition))
+            if partition is not None:
+                await partition.deliver(chunk)
+
+    async def _revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:
+        await self._let_go()
+
+    async def _assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:
+        await self._let_go()
+        task = asyncio.ensure_future(self._guard(self._take_on(set(assigned), self.app.consumer_generation_id)))
+        self._tasks.append(task)
+
+    # --- ownership ----------------------------------------------------------------------------------------------
+
+    async def _take_on(self, assigned: set[TP], generation: int) -> None:
+        around, shared, names = self._around, self._shared, self._names
+        if around is None or shared is None:
+            raise WorkerError("partitions came before the worker was started")
+        joiners = [
+            JoinerPartition(tp.partition, around)
+            for tp in sorted(assigned)
+            if tp.topic == names.impressions and TP(names.clicks, tp.partition) in assigned
+        ]
+        self._own(joiners)
+        learners = [
+            LearnerPartition(tp.partition, around, shared) for tp in sorted(assigned) if tp.topic == names.outcomes
+        ]
+        self._own(learners)
+        log.info("owns", joiners=[p.number for p in joiners], learners=[p.number for p in learners])
+        async with open_reader(self.settings.bootstrap, client_id=self.settings.name) as reader:
+            for learner in learners:
+                await learner_recovery.recover(learner, reader, generation=generation)
+                self._run(learner)
+            if joiners:
+                views = await take_over(joiners, around, reader, generation=generation)
+                for joiner in joiners:
+                    await joiner_recovery.recover(joiner, views[joiner.number])
+                    self._run(joiner)
+
+    def _own(self, partitions: list[Any]) -> None:
+        for partition in partitions:
+            for tp in partition.tps:
+                self._owned[tp] = partition
+
+    def _run(self, partition: Partition) -> None:
+        self._tasks.append(asyncio.ensure_future(self._guard(partition.run())))
+
+    async def _let_go(self) -> None:
+        """End everything that writes; it is as if the process had crashed for these partitions."""
+        self._consumer.stop_delivering(list(self._owned))
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        owned, self._owned = self._owned, {}
+        for partition in dict.fromkeys(owned.values()):
+            partition.end()
+        self._progress.clear()
+
+    async def _guard(self, work: Any) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            with contextlib.suppress(Exception):
+                log.exception("unexpected") if not isinstance(error, WorkerError) else None
+            self._on_failure(str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}")
+
+    # --- watching -----------------------------------------------------------------------------------------------
+
+    def _positions(self) -> dict[TP, int]:
+        positions: dict[TP, int] = {}
+        for partition in dict.fromkeys(self._owned.values()):
+            positions |= partition.positions()
+        return positions
+
+    async def _watch(self) -> None:
+        """End the process if a partition stands still while the broker has something for it."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now_s, now_ms = time.monotonic(), int(time.time() * 1000)
+            for tp, position in self._positions().items():
+                seen = self._consumer.thread.seen(tp)
+                before, since_s = self._progress.get(tp, (-1, now_s))
+                behind = seen is not None and seen.end > position and now_ms - seen.at_ms < _FRESH_MS
+                if position != before or not behind:
+                    self._progress[tp] = (position, now_s)
+                elif now_s - since_s > self.settings.stall_timeout_ms / 1000:
+                    raise WorkerError(
+                        f"{tp.topic}[{tp.partition}] has stood at offset {position} for {now_s - since_s:.0f} s"
+                    )

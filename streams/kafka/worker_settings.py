@@ -1,0 +1,54 @@
+"""What a worker must know."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bandits.join_rule import JoinRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """Settings of one worker.
+
+    Attributes:
+        bootstrap: host:port of brokers, separated by commas.
+        prefix: first part of all topic names.
+        group: consumer group of all workers that share the work; empty means "<prefix>.worker".
+        name: of this worker, kept over restarts: partitions whose state is on its disk come back to it.
+        data_dir: the stores, one for each partition; one worker at a time.
+        graph: artifact of the graph; the same for all workers.
+        backend: adds the facts: "auto", "numba" or "numpy".
+        rule: the join rule; the same for all workers.
+        accept_gap: go on where the log begins if the broker has deleted what was not yet read.
+        session_timeout_ms: after this silence a worker is taken for dead and its partitions go to others.
+        heartbeat_interval_ms: at most a third of it.
+        rebalance_timeout_ms: how long others may take to join a rebalance.
+        request_timeout_ms: how long the broker may take to answer.
+        publish_interval_ms: shortest time between two publications of a partition's rows.
+        max_batch_bytes: source bytes of one micro-batch, as far as single chunks allow.
+        max_waiting_chunks: fetched chunks that may wait for a partition.
+        stall_timeout_ms: a partition that stands still so long with work to do ends the process.
+    """
+
+    bootstrap: str
+    graph: Path
+    data_dir: Path
+    name: str = "worker"
+    prefix: str = "freshet"
+    group: str = ""
+    backend: str = "auto"
+    rule: JoinRule = field(default_factory=JoinRule)
+    accept_gap: bool = False
+    session_timeout_ms: int = 10_000
+    heartbeat_interval_ms: int = 2_000
+    rebalance_timeout_ms: int = 20_000
+    request_timeout_ms: int = 15_000
+    publish_interval_ms: int = 100
+    max_batch_bytes: int = 1 << 20
+    max_waiting_chunks: int = 8
+    stall_timeout_ms: int = 120_000
+
+    @property
+    def group_id(self) -> str:
+        """The consumer group."""
+        return self.group or f"{self.prefix}.worker"

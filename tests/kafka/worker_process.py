@@ -1,0 +1,16 @@
+"""Runs one worker: `python worker_process.py SETTINGS_JSON`."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from streams.kafka.run_worker import run_worker
+from streams.kafka.worker_settings import WorkerSettings
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    given = json.loads(sys.argv[1])
+    run_worker(WorkerSettings(**given | {name: Path(given[name]) for name in ("graph", "data_dir")}))
