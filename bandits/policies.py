@@ -33,6 +33,8 @@ __all__ = [
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
+_TINY = np.finfo(np.float64).tiny
+
 
 @dataclass(frozen=True, eq=False)
 class CandidateSums:
@@ -116,7 +118,10 @@ def estimate(sums: CandidateSums, settings: PolicySettings) -> tuple[Float64, Fl
     divisor = inverse if settings.estimator == "diagonal" else _inverse(sums.edge, sums.a, strength)
     mean = np.vecdot(learned * divisor, w)
     width = np.sqrt(np.vecdot(inverse, w * w))
-    blank = np.vecdot(sums.edge & (sums.d == 0), w)
+    unknown = sums.edge & (sums.d == 0)
+    if not unknown.any():
+        return mean, width, np.zeros(len(mean), np.bool_)
+    blank = np.vecdot(unknown, w)
     if not strength and settings.prior_mean:
         mean += settings.prior_mean * blank
     return mean, width, blank > 0 if settings.unseen == "infinite" else np.zeros(len(blank), np.bool_)
@@ -125,8 +130,9 @@ def estimate(sums: CandidateSums, settings: PolicySettings) -> tuple[Float64, Fl
 def _inverse(edge: Bool, total: Float64, strength: float) -> Float64:
     """1 / (strength + total) on edges, 0 elsewhere and where the denominator is 0."""
     if strength:
-        return np.divide(edge, total + strength)
-    return np.divide(edge, total, out=np.zeros(total.shape), where=total > 0)
+        return edge.astype(np.float64) / (total + strength)
+    # Numerators as floats and a divisor that is never 0: a masked division takes twice as long.
+    return (total > 0).astype(np.float64) / np.maximum(total, _TINY)
 
 
 def _shift(mean: Float64, width: Float64, unseen: Bool, factor: Float64 | float) -> Float64:

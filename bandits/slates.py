@@ -75,23 +75,24 @@ def pick(
         score, keys = score[kept], keys[kept]
     n = len(score)
     size, m = min(slate_size or n, n), min(top_m, n)
-    order = np.argsort(-score)
-    ranked = score[order]
+    descending = -score
+    order = np.argsort(descending)
+    ranked = descending[order]
     if n and np.isnan(ranked[-1]):
         raise ValueError(f"score: expected no NaN, got {np.count_nonzero(np.isnan(score))}")
     # Below this rank ties decide nothing, unless exploration can reach them.
     decisive = n if explore_share else max(size, m) + 1
     tied = bool((ranked[1:decisive] == ranked[: decisive - 1][: n - 1]).any())
     if tied:
-        order = np.lexsort((bits(seed, TIES, keys), -score))
+        order = np.lexsort((bits(seed, TIES, keys), descending))
     if m > 1:
         order[:m] = order[np.argsort(bits(seed, TOP_M, keys[order[:m]]))]
     taken, explored = _fill(keys[order], size, explore_share, seed)
     chosen = order[taken]
     propensity = np.ones(size)
     if size and (tied or m > 1 or explore_share):
-        first = np.searchsorted(-ranked, -score[chosen], side="left")
-        end = np.searchsorted(-ranked, -score[chosen], side="right")
+        at = descending[chosen]
+        first, end = np.searchsorted(ranked, at, side="left"), np.searchsorted(ranked, at, side="right")
         propensity = position_probabilities(
             first, end, np.arange(size), n=n, slate_size=size, top_m=m, explore_share=explore_share
         )
