@@ -139,7 +139,7 @@ def evaluate(
     if as_json:
         from server.commands.output import print_json
 
-        print_json(asdict(report) | {"refused": report.refused})
+        print_json(_plain(asdict(report)) | {"refused": report.refused})
     else:
         _show(report, alpha)
     if report.refused:
@@ -248,6 +248,17 @@ def _check_reference(folder: Path, *, as_json: bool) -> None:
 def _compared(one: "Comparison") -> str:
     mark = "ok  " if one.ok else "FAIL"
     return f"{mark}  {one.case:<24}{one.estimator:<24}{one.ours:>18.12f}{one.reference:>18.12f}"
+
+
+def _plain(value: Any) -> Any:
+    """Intervals as objects: a JSON reader should not have to know which end comes first."""
+    from bandits.ope import Interval
+
+    if isinstance(value, Interval):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _show(report: "Report", alpha: float) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["kuairand", "open-bandit"]))
+@click.argument("kind", type=click.Choice(["kuairand", "open-bandit", "jsonl"]))
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--batch-rows", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Micro-batch.")
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", "numba", "numpy"]))
@@ -53,7 +53,9 @@ def replay(
     patience_s: float,
     as_json: bool,
 ) -> None:
-    """Fold a recorded log: KIND is the format of PATH (a folder for kuairand, a CSV file for open-bandit).
+    """Fold a recorded log: KIND is the format of PATH.
+
+    For kuairand PATH is a folder, for open-bandit a CSV file, for jsonl a .jsonl or .jsonl.gz file.
 
     Counts and state hash depend on the log alone, not on the micro-batches. Exit codes: 0 done, 2 the log cannot
     be read, 3 the server is gone.
@@ -63,12 +65,12 @@ def replay(
     from bandits.join_rule import JoinRule
     from bandits.policies import PolicySettings
     from server.commands.output import fail, note, print_json, rows_progress
-    from streams.logs import LogError, read_kuairand, read_open_bandit
+    from streams.logs import LogError
     from streams.replay import PolicyAsker
     from streams.replay import replay as fold
 
     try:
-        log = read_kuairand(path) if kind == "kuairand" else read_open_bandit(path)
+        log = _read(kind, path)
     except LogError as error:
         fail(str(error), code=2)
     log = log.first(limit) if limit else log
@@ -95,6 +97,14 @@ def replay(
         print_json(asdict(report))
     else:
         _show(report)
+
+
+def _read(kind: str, path: Path) -> "EventLog":
+    from streams.logs import read_jsonl, read_kuairand, read_open_bandit
+
+    if kind == "jsonl":
+        return read_jsonl(path).events
+    return read_kuairand(path) if kind == "kuairand" else read_open_bandit(path)
 
 
 def _send(address: str, log: "EventLog", batch_rows: int, patience_s: float, *, as_json: bool) -> None:

@@ -5,6 +5,8 @@ rounding error. Picking is that of `bandits.slates`: by rank, ties at random, th
 explored.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,22 +28,24 @@ def slot_probabilities(scores: Float64, *, slate_size: int, top_m: int, explore_
     size, m = min(slate_size, n), min(top_m, n)
     decisive = min(max(size, m), n)  # beyond these ranks all are alike
     at_rank = _rank_shares(scores, decisive)
-    last = min(decisive + 1, n)
-    rank = np.repeat(np.arange(last), size)
-    table = position_probabilities(
-        rank,
-        rank + 1,
-        np.tile(np.arange(size), last),
-        n=n,
-        slate_size=size,
-        top_m=m,
-        explore_share=explore_share,
-    ).reshape(last, size)
+    table = _slot_of_rank(n, size, m, explore_share)
     probability: Float64 = at_rank @ table[:decisive]
-    if last > decisive:
+    if n > decisive:
         beyond = np.maximum(1.0 - at_rank.sum(axis=1, keepdims=True), 0.0)
         probability += np.where(beyond < 0.5 / (draws * n), 0.0, beyond) * table[decisive]
     return np.minimum(probability, 1.0)
+
+
+@lru_cache(maxsize=256)
+def _slot_of_rank(n: int, size: int, top_m: int, explore_share: float) -> Float64:
+    """P(slot) of each rank that differs from the one above it, float64 of shape (ranks, size)."""
+    ranks = min(max(size, top_m) + 1, n)
+    rank = np.repeat(np.arange(ranks), size)
+    slot = np.tile(np.arange(size), ranks)
+    table = position_probabilities(
+        rank, rank + 1, slot, n=n, slate_size=size, top_m=top_m, explore_share=explore_share
+    )
+    return table.reshape(ranks, size)
 
 
 def _rank_shares(scores: Float64, decisive: int) -> Float64:
