@@ -1,0 +1,108 @@
+"""`freshet build-graph`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bandits.artifact import load_graph
+from server.commands.build_graph import build_graph
+from server.commands.output import BAD_INPUT, NOT_RUNNING
+
+pytest.importorskip("faiss")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "users.npy", rng.standard_normal((400, 8)).astype(np.float32))
+    np.save(tmp_path / "items.npy", rng.standard_normal((90, 8)).astype(np.float32))
+    (tmp_path / "ids.txt").write_text("".join(f"item {number}\n" for number in range(90)))
+    return tmp_path
+
+
+def arguments(folder: Path, out: str, *more: str) -> list[str]:
+    files = {"--users": "users.npy", "--items": "items.npy", "--item-ids": "ids.txt", "--out": out}
+    paths = [part for option, name in files.items() for part in (option, str(folder / name))]
+    return [*paths, "--clusters", "20", "--top-w", "3", "--seed", "4", *more]
+
+
+def test_a_corpus_becomes_a_graph_and_a_report(corpus):
+    """The graph loads, and the report's numbers are the graph's."""
+    result = CliRunner().invoke(build_graph, arguments(corpus, "g", "--report", str(corpus / "r"), "--json"))
+    assert result.exit_code == 0, result.output
+    report, graph = json.loads(result.stdout), load_graph(corpus / "g")
+    assert json.loads((corpus / "r" / "graph.json").read_text()) == report
+    assert (report["n_clusters"], report["n_items"], report["n_edges"]) == (20, 90, 60)
+    assert (graph.n_clusters, graph.n_items, graph.n_edges) == (20, 90, 60)
+    assert graph.item_ids[7] == "item 7"
+    degree = np.diff(graph.item_ptr)
+    assert report["items_without_cluster"] == (degree == 0).sum() > 0
+    unreached = (corpus / "r" / "unreached_items.txt").read_text().splitlines()
+    assert len(unreached) == report["items_unreached"]
+    assert {graph.item_ids[number] for number in np.flatnonzero(degree == 0)} <= set(unreached)
+
+
+def test_a_report_is_a_table_and_a_picture(corpus):
+    """Without --json a person reads coverage and degrees, and gets a PNG."""
+    pytest.importorskip("matplotlib")
+    result = CliRunner().invoke(build_graph, arguments(corpus, "g", "--report", str(corpus / "r")))
+    assert result.exit_code == 0, result.output
+    for words in ("clusters of an item", "coverage", "can reach"):
+        assert words in result.output
+    assert (corpus / "r" / "graph.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_seed_writes_the_same_bytes_on_any_number_of_threads(corpus):
+    """Two processes, one with one thread and one with two, write equal directories."""
+    program = "from server.commands.build_graph import build_graph as b; b()"
+    for threads in ("1", "2"):
+        variables = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        command = [sys.executable, "-c", program, *arguments(corpus, f"g{threads}")]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, **variables})
+    files = sorted(path.name for path in (corpus / "g1").iterdir())
+    assert files
+    for name in files:
+        assert (corpus / "g1" / name).read_bytes() == (corpus / "g2" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--clusters", "401"), "expected 401 distinct directions"),
+        (("--items", "{}/nothing.npy"), "nothing.npy: expected a file"),
+        (("--item-ids", "{}/users.npy"), "expected text in UTF-8"),
+        (("--out", "{}"), "expected a new directory"),
+        (("--out", "{}/a/b"), "expected a new directory in one that exists"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(corpus, more, message):
+    """Exit code 2, the reason, and no graph."""
+    before = sorted(corpus.iterdir())
+    more = [part.format(corpus) for part in more]
+    result = CliRunner().invoke(build_graph, arguments(corpus, "g", *more))
+    assert result.exit_code == BAD_INPUT
+    assert message in result.output
+    assert sorted(corpus.iterdir()) == before
+
+
+def test_ids_are_asked_for_where_the_file_has_none(corpus):
+    """A .npy file has no ids, so they must come from somewhere."""
+    given = arguments(corpus, "g")
+    at = given.index("--item-ids")
+    result = CliRunner().invoke(build_graph, given[:at] + given[at + 2 :])
+    assert result.exit_code == BAD_INPUT
+    assert "expected --item-ids" in result.output
+
+
+def test_a_missing_library_is_named(corpus, monkeypatch):
+    """Without faiss the message says what to install."""
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    result = CliRunner().invoke(build_graph, arguments(corpus, "g"))
+    assert result.exit_code == NOT_RUNNING
+    assert "freshet[graph]" in result.output
