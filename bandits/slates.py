@@ -165,6 +165,13 @@ def estimate_propensity(
     size = len(chosen)
     if size == 0:
         return np.empty(0)
+    if top_m <= 1 and not explore_share:
+        best = np.sort(-redraws, axis=1)[:, : size + 1]
+        if not (best[:, 1:] == best[:, :-1]).any():
+            # Rank alone decides: a redraw puts an item at a position, or it does not. Ten times cheaper.
+            placed = best[:, :size] == -redraws[:, chosen]
+            estimated: Float64 = (slate.propensity + placed.sum(axis=0)) / (count + 1)
+            return estimated
     order = np.argsort(-redraws, axis=1)
     first, end = tie_groups(np.take_along_axis(redraws, order, axis=1))
     rank = np.empty_like(order)

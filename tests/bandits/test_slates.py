@@ -294,6 +294,17 @@ def test_an_estimate_is_the_mean_of_exact_propensities() -> None:
     np.testing.assert_allclose(estimate_propensity(slate, redraws, **settings), expected, rtol=1e-12)
 
 
+def test_an_estimate_by_rank_alone_is_the_mean_of_exact_propensities() -> None:
+    """Without ties, top m and exploration there is a short cut; exclusions are still respected."""
+    redraws = np.random.default_rng(8).random((40, 6))
+    excluded = np.array([0, 0, 1, 0, 0, 0], np.bool_)
+    kept = np.flatnonzero(~excluded)
+    slate = pick(redraws[0], keys=keys_of(6), slate_size=5, seed=3, excluded=excluded)
+    each = [exact(row[kept], 5, 1, 0.0)[np.searchsorted(kept, slate.chosen), np.arange(5)] for row in redraws]
+    expected = (slate.propensity + np.sum(each, axis=0)) / 41
+    np.testing.assert_allclose(estimate_propensity(slate, redraws, excluded=excluded), expected, rtol=1e-12)
+
+
 def test_an_estimate_is_never_zero() -> None:
     """An item that no redraw ranks there counts once, as the draw that was served: 1 / (M + 1)."""
     redraws = np.tile([1.0, 0.0], (99, 1))
