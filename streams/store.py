@@ -53,6 +53,10 @@ class Store:
         self.folder = folder
         if read_only and not (folder / "CURRENT").exists():
             raise StoreError(f"there is no store in {folder}")
+        if not (folder / "CURRENT").exists() and (any(folder.glob("MANIFEST-*")) or any(folder.glob("*.sst"))):
+            raise StoreError(
+                f"the store in {folder} is damaged: its file CURRENT is missing"
+            )  # RocksDB would begin anew
         access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
         self._db: Any = None
         try:

@@ -66,7 +66,7 @@ def all_facts(records: list[Outcomes]) -> Counter[Fact]:
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 12))
 @settings(max_examples=40, deadline=None)
 def test_the_state_is_the_fold_of_the_ledger(seed: int, count: int) -> None:
-    """Sums equal those of a dict over all facts; items with a fact are the changed ones; unknown ones are counted."""
+    """Sums equal those of a dict over all facts; those of an item with a fact change; unknown ones are counted."""
     records = ledger(seed, count)
     learner = Learner.empty(FULL, BACKEND)
     for offset, record in enumerate(records):
