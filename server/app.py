@@ -12,7 +12,7 @@ from importlib.metadata import version as installed_version
 
 import numpy as np
 
-from bandits.artifact import DamagedGraph, load_graph
+from bandits.artifact import load_graph
 from bandits.backend import choose_backend
 from bandits.context import Context
 from server.assembly import Gates, Parts, add_services, make_listeners, make_rules
@@ -101,7 +101,7 @@ class App:
         """
         try:
             self._start()
-        except (StoreError, DamagedGraph, OSError) as error:
+        except (StoreError, ValueError, OSError) as error:  # ValueError: a damaged graph, or another of its version
             self.stop(0)
             raise StartError(str(error)) from error
         except BaseException:

@@ -13,7 +13,7 @@ from typing import Protocol
 import grpc
 import numpy as np
 
-from bandits.artifact import DamagedGraph, load_graph
+from bandits.artifact import load_graph
 from bandits.context import InvalidContext
 from bandits.graph import Graph
 from bandits.graph_edit import nearest_clusters, with_items, without_items
@@ -57,17 +57,17 @@ class GraphChanges:
         """Switch to an artifact.
 
         Raises:
-            Refused: INVALID_ARGUMENT if the path leads outside, FAILED_PRECONDITION if the artifact is damaged.
+            Refused: INVALID_ARGUMENT if the path leads outside, FAILED_PRECONDITION if the artifact is damaged or
+                its version is that of another graph.
         """
         folder = self._inside(path)
         with self._one_at_a_time:
             try:
                 graph = load_graph(folder)
-            except (DamagedGraph, OSError) as error:
-                raise Refused(
-                    grpc.StatusCode.FAILED_PRECONDITION, f"path: {error}", reason="damaged_graph"
-                ) from None
-            return graph, self._loop.load_graph(graph)
+                return graph, self._loop.load_graph(graph)
+            except ValueError as error:  # damaged, or another graph under a version that the store has
+                code, message = grpc.StatusCode.FAILED_PRECONDITION, f"path: {error}"
+                raise Refused(code, message, reason="bad_graph") from None
 
     def upsert(self, items: Sequence[events_pb2.Item]) -> Graph:
         """Add items, or attach them elsewhere.

@@ -1,4 +1,7 @@
-"""Structured logs: one JSON object a line, or readable lines on a terminal."""
+"""Structured logs: one JSON object a line, or readable lines on a terminal.
+
+Invariant: a traceback shows where, never the values of variables, which hold what callers sent about their users.
+"""
 
 import logging
 import sys
@@ -7,6 +10,7 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+_LOGGED_FRAMES = 20
 LogFormat = Literal["auto", "json", "console"]
 
 
@@ -29,9 +33,11 @@ def make_logger(
         structlog.processors.StackInfoRenderer(),
     ]
     if readable:
-        last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+        plain = structlog.dev.plain_traceback
+        last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain)]
     else:
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
+        frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=_LOGGED_FRAMES)
+        last = [structlog.processors.ExceptionRenderer(frames), structlog.processors.JSONRenderer(default=str)]
     logger: FilteringBoundLogger = structlog.wrap_logger(
         structlog.PrintLogger(out),
         processors=shared + last,

@@ -168,8 +168,8 @@ def _views(
 
 @contextmanager
 def loop_errors() -> Iterator[None]:
-    """Turn a stopped loop into UNAVAILABLE."""
+    """Turn a stopped loop, or a disk that cannot take the change, into UNAVAILABLE."""
     try:
         yield
-    except (LoopFailed, StoreError) as error:
-        raise Refused(grpc.StatusCode.UNAVAILABLE, f"learning has stopped: {error}", reason="loop_failed") from None
+    except (LoopFailed, StoreError, OSError) as error:
+        raise Refused(grpc.StatusCode.UNAVAILABLE, f"nothing was changed: {error}", reason="loop_failed") from None

@@ -1,5 +1,7 @@
 """A small graph, settings for a server on free ports, and a client for it."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from bandits.graph import Graph, build_graph
 from freshet.v1 import feedback_pb2_grpc, operations_pb2_grpc, recommender_pb2_grpc
 from server.app import App
 from server.settings import Settings, load_settings
+from tests.server.messages import DEADLINE_S
 
 N_CLUSTERS, DIM, N_ITEMS = 8, 4, 40
 
@@ -72,3 +75,11 @@ def make_settings(folder: Path, **overrides: Any) -> Settings:
         "log": {"level": "error"},
     }
     return load_settings(secrets_dir=folder / "no-secrets", **(given | overrides))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what other threads will do."""
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)

@@ -19,6 +19,7 @@ from server.vitals import Sample, rates
 from streams.embedded import LoopStatus
 from tests.server.conftest import Start
 from tests.server.messages import DEADLINE_S, click, clicks, recommend_request
+from tests.server.serving import until
 
 
 def ask(app: App, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
@@ -97,17 +98,18 @@ def test_silent_connections_cannot_take_every_place(bare: HttpServer) -> None:
     late.close()
     for connection in silent:
         connection.close()
-    for _ in range(100):
+
+    def served() -> bool:
+        connection = http.client.HTTPConnection(*bare.address, timeout=DEADLINE_S)
         try:
-            connection_ = http.client.HTTPConnection(*bare.address, timeout=DEADLINE_S)
-            connection_.request("GET", "/")
-            body = connection_.getresponse().read()
+            connection.request("GET", "/")
+            return connection.getresponse().read() == b"hello"
         except (http.client.HTTPException, OSError):
-            continue
+            return False
         finally:
-            connection_.close()
-        break
-    assert body == b"hello"
+            connection.close()
+
+    until(served)
 
 
 def sample(**fields: Any) -> Sample:

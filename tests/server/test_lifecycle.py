@@ -18,7 +18,7 @@ from server.health import FEEDBACK, OPERATIONS, RECOMMENDER
 from streams.change import Change
 from tests.server.conftest import Start
 from tests.server.messages import DEADLINE_S, impression, impressions, refusal, score_request
-from tests.server.serving import Client, make_settings, small_graph
+from tests.server.serving import Client, make_settings, small_graph, until
 
 Health = health_pb2.HealthCheckResponse
 
@@ -43,10 +43,7 @@ def test_a_server_without_a_graph_says_so(start: Start, tmp_path: Path) -> None:
         assert (code, status.message) == (grpc.StatusCode.FAILED_PRECONDITION, "no graph is loaded yet")
     client.operations.LoadGraph(operations_pb2.LoadGraphRequest(path="v1"), timeout=DEADLINE_S)
     assert client.recommender.Score(score_request(), timeout=DEADLINE_S).graph_version == "v1"
-    for _ in range(100):  # the health follows within a second
-        if app.health.ready:
-            break
-        threading.Event().wait(0.05)
+    until(lambda: app.health.ready)  # the health follows within a second
     for service in ("", RECOMMENDER, FEEDBACK):
         assert health_of(client.serving, service) == Health.SERVING
 
@@ -84,6 +81,8 @@ def test_a_stop_answers_the_calls_in_flight(tmp_path: Path) -> None:
         for i in range(10)
     ]
     assert reached.wait(DEADLINE_S)
+    gauge = ("freshet_requests_in_flight", {"kind": "feedback"})
+    until(lambda: app.metrics.registry.get_sample_value(*gauge) == 10)
     watch = health_pb2_grpc.HealthStub(client.serving).Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
     assert next(watch).status == Health.SERVING
     stopping = threading.Thread(target=app.stop, args=(DEADLINE_S,))
@@ -91,15 +90,14 @@ def test_a_stop_answers_the_calls_in_flight(tmp_path: Path) -> None:
     assert next(watch).status == Health.NOT_SERVING
     watch.cancel()
     go_on.set()
-    answered = [call.result().accepted for call in calls if call.exception() is None]
+    assert [call.result().accepted for call in calls] == [1] * 10
     stopping.join()
     client.close()
     assert app.wait(0)
-    assert len(answered) == 10
     again = App(app.settings)
     again.start()
     assert again.loop is not None
-    assert again.loop.status().counts["impressions_accepted"] == sum(answered)
+    assert again.loop.status().counts["impressions_accepted"] == 10
     again.stop(5.0)
 
 
@@ -145,6 +143,18 @@ def test_a_damaged_graph_stops_the_start(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_store_of_another_format_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names the store, its format and ours."""
+    settings = make_settings(tmp_path)
+    app = App(settings)
+    app.start()
+    app.stop(1.0)
+    monkeypatch.setattr("streams.store.FORMAT", 7)
+    with pytest.raises(StartError, match=r"has format 1, this release reads format 7") as error:
+        App(settings).start()
+    assert "\n" not in str(error.value)
+
+
 def test_a_store_in_use_stops_the_start(start: Start) -> None:
     """Two servers over one store would each lose the other's facts."""
     app, _ = start()
@@ -169,20 +179,22 @@ def test_a_graph_of_the_settings_does_not_replace_the_stores_own(tmp_path: Path)
 def test_an_unexpected_error_is_internal_and_logged(
     start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """No handler answers UNKNOWN; the log names the call and the request, the caller learns no internals."""
+    """No handler answers UNKNOWN; the log names call and request alone, the caller learns no more."""
 
     def broken(*_: object, **__: object) -> None:
         raise KeyError("secret")
 
     _, client = start()
     monkeypatch.setattr("server.recommender.fill_slate", broken)
-    code, status = refusal(client.recommender.Score, score_request(request_id="the-one"))
+    request = score_request(request_id="the-one", user_key="private")
+    code, status = refusal(client.recommender.Score, request)
     assert (code, status.message) == (grpc.StatusCode.INTERNAL, "internal error, logged by the server")
     monkeypatch.undo()
     assert client.recommender.Score(score_request(), timeout=DEADLINE_S).items
     logged = capfd.readouterr().err
     assert '"request_id": "the-one"' in logged
     assert "KeyError" in logged
+    assert "private" not in logged
 
 
 def test_changes_by_operators_are_logged(start: Start, capfd: pytest.CaptureFixture[str]) -> None:

@@ -168,6 +168,16 @@ def test_a_damaged_graph_is_refused_and_the_old_one_served(start: Start, tmp_pat
     assert client.recommender.Score(score_request(), timeout=DEADLINE_S).graph_version == "v1"
 
 
+def test_a_version_is_one_graph_for_ever(start: Start, tmp_path: Path) -> None:
+    """Another graph under a version that the store has is refused: a restart could not tell them apart."""
+    _, client = start()
+    save_graph(small_graph("v1", n_items=5), tmp_path / "graphs" / "other")
+    code, status = refusal(client.operations.LoadGraph, operations_pb2.LoadGraphRequest(path="other"))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "v1" in status.message
+    assert client.recommender.Score(score_request(), timeout=DEADLINE_S).graph_version == "v1"
+
+
 def test_loading_is_off_without_a_directory(start: Start) -> None:
     """No directory, no loading."""
     _, client = start(graph_dir=None)

@@ -1,7 +1,6 @@
 """Too much is refused at once with advice, and one kind of call cannot starve another."""
 
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -30,7 +29,7 @@ from tests.server.messages import (
     retry_delay_ms,
     score_request,
 )
-from tests.server.serving import Client, make_settings
+from tests.server.serving import Client, make_settings, until
 
 
 class SlowDisk:
@@ -81,14 +80,6 @@ def stuck_impression(client: Client, disk: SlowDisk) -> Any:
 def queued(app: App) -> int:
     assert app.loop is not None
     return app.loop.status().queued_events
-
-
-def until(condition: Any) -> None:
-    """Wait for what other threads will do."""
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.002)
 
 
 def test_a_full_queue_answers_with_the_time_to_wait(stalled: tuple[App, Client, SlowDisk]) -> None:
