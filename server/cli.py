@@ -5,6 +5,7 @@ Invariants: `freshet --help` imports no command; a failure is one sentence on st
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 from typing import Any
@@ -20,7 +21,9 @@ COMMANDS = {
     "demo": "The whole loop on this machine, with simulated users.",
     "serve": "Serve slates and learn from feedback, embedded.",
     "simulate": "Simulated users against a running server, or without one.",
+    "build-graph": "From embeddings to the graph that is served.",
     "replay": "A recorded log through joiner and learner.",
+    "evaluate": "What other policies would have earned on a log.",
     "verify": "Check the state against the ledger, bit for bit.",
     "inspect": "Look into a data directory.",
     "doctor": "Check this machine and the settings.",
@@ -32,20 +35,24 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the commands, in the order of `COMMANDS`."""
-        return list(COMMANDS)
+        return list(filter(_exists, COMMANDS))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in COMMANDS or not _exists(cmd_name):
             return None
-        module = importlib.import_module(f"server.commands.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"server.commands.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands, without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+def _exists(name: str) -> bool:
+    return importlib.util.find_spec(f"server.commands.{name.replace('-', '_')}") is not None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,6 +68,7 @@ def freshet() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and end the process."""
     debug = bool(os.environ.get(DEBUG_VARIABLE))
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its library would print what is said here in a sentence
     try:
         # Without standalone mode a command's exit code comes back, and interrupts are not swallowed.
         result: Any = freshet.main(arguments, prog_name="freshet", standalone_mode=False)

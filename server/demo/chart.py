@@ -27,19 +27,34 @@ PLAIN = Glyphs(fill="    ....#", best="-", uniform="-")  # where the terminal ha
 _REWARD, _BELOW, _BEST, _UNIFORM = "green", "bright_black", "yellow", "magenta"
 
 
-def draw(parts: Sequence[Part | None], *, height: int, glyphs: Glyphs) -> list[Text]:
+def draw(parts: Sequence[Part | None], *, height: int, wide: int, glyphs: Glyphs) -> list[Text]:
     """Rows of the chart, top first, with an axis on the left.
 
-    Rewards are columns, green above what uniform slates are worth; the best possible and uniform are marked.
+    Rewards are columns of `wide` cells, green above what uniform slates are worth; the best possible is marked.
     """
     top = 1.08 * max((max(part.best, part.reward) for part in parts if part), default=1.0)
     rows = []
     for row in range(height - 1, -1, -1):
         line = Text(f"{top * (row + 0.5) / height:5.2f} ", style="dim")
         for part in parts:
-            line.append(*_cell(part, row, height / top, glyphs))
+            glyph, style = _cell(part, row, height / top, glyphs)
+            line.append(glyph * wide, style)
         rows.append(line)
     return rows
+
+
+def legend(bucket_s: float, glyphs: Glyphs) -> Text:
+    """What the signs of the chart mean."""
+    full = glyphs.fill[8]
+    return Text.assemble(
+        (f"clicks a slate, each column {bucket_s:.1f} s: ", "dim"),
+        (full, _REWARD),
+        (" clicked  ", "dim"),
+        (full, _BELOW),
+        (" as uniform slates would be  ", "dim"),
+        (glyphs.best, _BEST),
+        (" best possible", "dim"),
+    )
 
 
 def _cell(part: Part | None, row: int, cells_per_unit: float, glyphs: Glyphs) -> tuple[str, str]:

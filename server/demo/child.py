@@ -86,5 +86,6 @@ class ServerProcess:
 
     def _reason(self) -> str:
         said = self._log_file.read_text("utf-8", "replace").strip().splitlines()
-        last = said[-1].removeprefix("freshet: ") if said else f"no reason given, see {self._log_file}"
-        return f"the server ended with exit code {self._process.returncode}: {last}"
+        told = [line.removeprefix("freshet: ") for line in said if line.startswith("freshet: ")]
+        reason = told[-1] if told else f"it did not say why, see {self._log_file}"
+        return f"the server ended with exit code {self._process.returncode}: {reason}"

@@ -21,7 +21,7 @@ Int64 = npt.NDArray[np.int64]
 ClickModelName = Literal["position", "cascade", "dependent", "independent"]
 CLICK_MODELS: tuple[ClickModelName, ...] = ("position", "cascade", "dependent", "independent")
 
-CLUSTERS, ITEMS, TOP_W, K = 30, 300, 40, 5
+CLUSTERS, ITEMS, TOP_W, K = 50, 500, 50, 5
 TEMPERATURE = 0.1
 SLATE_SIZE = 5
 _RANDOM_SLATES = 8  # a user, to estimate what uniform slates are worth

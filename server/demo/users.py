@@ -23,8 +23,13 @@ from server.limits import SENT_INFINITY
 THREADS = 2
 BATCH = 10  # users of a thread whose feedback travels together
 _CALL_DEADLINE_S = 10.0
-_DELAY_DEVIATION, _LONGEST_DELAY = 1.0, 10.0  # of the logarithm; times the median
+DELAY_DEVIATION, LONGEST_DELAY = 1.0, 10.0  # of the logarithm; times the median
 _FAILURES_TO_GIVE_UP = 20  # in a row
+# A server that stops turns calls away unprocessed, with either code; feedback counts once however often it is sent.
+RETRY_WHAT_IS_TURNED_AWAY = (
+    '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.01s",'
+    ' "maxBackoff": "0.2s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}}]}'
+)
 _PAUSE_AFTER_FAILURE_S = 0.05
 
 Reply = recommender_pb2.RecommendResponse
@@ -62,7 +67,7 @@ class Crowd:
 
     def __init__(self, address: str, scene: Scene, habits: Habits, tally: Tally) -> None:
         self._stop = threading.Event()
-        self._channel = grpc.insecure_channel(address)
+        self._channel = grpc.insecure_channel(address, [("grpc.service_config", RETRY_WHAT_IS_TURNED_AWAY)])
         self._lanes = [_Lane(number, self._channel, scene, habits, tally, self._stop) for number in range(THREADS)]
         self._threads = [
             threading.Thread(target=lane.run, daemon=True, name="freshet-users") for lane in self._lanes
@@ -111,7 +116,7 @@ class _Lane:
         self._rng = np.random.default_rng([habits.seed, 2, number])
         self._people = scene.people(habits.seed, habits.users)
         self._delay = Lognormal(
-            median=habits.delay_ms, deviation=_DELAY_DEVIATION, cap=_LONGEST_DELAY * habits.delay_ms
+            median=habits.delay_ms, deviation=DELAY_DEVIATION, cap=LONGEST_DELAY * habits.delay_ms
         )
         self._requests = self._clicks = 0
         self._failures = 0

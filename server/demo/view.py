@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from server.demo.chart import PLAIN, Glyphs, bar, draw
+from server.demo.chart import PLAIN, Glyphs, bar, draw, legend
 from server.demo.summary import gap_closed
 from server.demo.tally import Part, Tally
 
@@ -21,6 +21,7 @@ REFRESH_S = 0.25
 LINE_EVERY_S = 2.0
 _RECENT_S = 2.0
 _HEIGHT, _AXIS, _WIDEST = 12, 6, 100
+_SHORTEST_BUCKET_S = 0.5  # shorter ones are mostly noise
 _BAR = 30
 
 Show = Callable[[float], None]  # told the seconds since the start
@@ -83,10 +84,13 @@ def picture(tally: Tally, at_s: float, *, seconds: float, title: str, width: int
         glyphs: what the terminal can draw.
     """
     columns = max(10, min(_WIDEST, width - _AXIS - 1))
+    wide = max(1, -(-columns // max(1, int(seconds / _SHORTEST_BUCKET_S))))
+    buckets = columns // wide
     recent = tally.part(at_s - _RECENT_S, at_s)
-    rows = draw(tally.parts(seconds, columns), height=_HEIGHT, glyphs=glyphs)
-    axis = Text(f"{'':{_AXIS}}0 s{f'{seconds:.0f} s':>{columns - 3}}", style="dim")
-    lines = [Text(title, style="bold"), Text("clicks a slate", style="dim"), *rows, axis, Text()]
+    rows = draw(tally.parts(seconds, buckets), height=_HEIGHT, wide=wide, glyphs=glyphs)
+    end = f"{seconds:.0f} s"
+    axis = Text(f"{'':{_AXIS}}{'0 s':<{buckets * wide - len(end)}}{end}", style="dim")
+    lines = [Text(title, style="bold"), legend(seconds / buckets, glyphs), *rows, axis, Text()]
     if recent is None:
         return Group(*lines, Text("waiting for the first slates"))
     return Group(*lines, _bars(recent, glyphs), Text(), _numbers(tally, recent, at_s))

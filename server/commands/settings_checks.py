@@ -1,0 +1,96 @@
+"""Checks of the settings against this machine: addresses, graph, store, broker.
+
+Invariant: a check changes nothing that lasts, and never raises.
+"""
+
+import fcntl
+import socket
+import time
+from pathlib import Path
+
+from server.commands.machine_checks import MIB, Finding
+from server.settings import Settings, split_address
+
+_CONNECT_S = 3.0
+
+
+def port(name: str, address: str) -> Finding:
+    """An address can be listened on."""
+    host, number = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, number))
+        except OSError as error:
+            fix = f"stop what listens there, or set FRESHET_{name.upper()}"
+            return Finding(name, "fail", f"{address}: {error.strerror}", fix)
+    return Finding(name, "ok", f"{address} is free")
+
+
+def graph(settings: Settings) -> Finding:
+    """The graph artifact loads."""
+    from bandits.artifact import DamagedGraph, load_graph
+
+    if settings.graph is None:
+        return Finding("graph", "ok", "none set: the store's own is used, or one is loaded later")
+    try:
+        loaded = load_graph(settings.graph)
+    except (DamagedGraph, OSError) as error:
+        return Finding("graph", "fail", str(error), "build it again, or restore it from a copy")
+    sums_bytes = loaded.n_edges * 24 + loaded.n_items * 16
+    return Finding(
+        "graph",
+        "ok",
+        f"{loaded.version}: {loaded.n_clusters:,} clusters, {loaded.n_items:,} items, {loaded.n_edges:,} edges, "
+        f"sums of {sums_bytes / MIB:,.1f} MiB",
+    )
+
+
+def store(settings: Settings) -> Finding:
+    """The store opens, is of the format this release reads, and was not written by a clock ahead of this one."""
+    from streams.restore import restore_joiner
+    from streams.store import Store, StoreError
+
+    folder = settings.data_dir / "store"
+    if not (folder / "CURRENT").exists():
+        return Finding("store", "ok", f"none yet in {settings.data_dir}")
+    try:
+        opened = Store(folder, read_only=True)
+    except StoreError as error:
+        return Finding("store", "fail", str(error), "use the release that wrote it, or another FRESHET_DATA_DIR")
+    try:
+        head = opened.head()
+        ahead_ms = restore_joiner(opened, settings.join.rule()).clock_ms - time.time_ns() // 1_000_000
+    except StoreError as error:
+        return Finding("store", "fail", str(error), "restore the data directory from a copy")
+    finally:
+        opened.close()
+    used = ", a server is using it" if _locked(folder / "LOCK") else ""
+    found = (
+        f"{settings.data_dir}: ledger of {head.ledger_end:,} records, graph {head.graph_version or 'none'}{used}"
+    )
+    if ahead_ms > settings.join.max_skew_ms:
+        return Finding("store", "warn", f"{found}; written {ahead_ms / 1e3:,.0f} s in the future", "set the clock")
+    return Finding("store", "ok", found)
+
+
+def kafka(bootstrap: str) -> Finding:
+    """Something answers at the broker's address."""
+    host, number = split_address(bootstrap)
+    try:
+        socket.create_connection((host, number), timeout=_CONNECT_S).close()
+    except OSError as error:
+        return Finding("kafka", "fail", f"{bootstrap}: {error}", "start the broker, or correct its address")
+    return Finding("kafka", "ok", f"{bootstrap} takes connections")
+
+
+def _locked(file: Path) -> bool:
+    """True if another process holds RocksDB's lock."""
+    with file.open("r+b") as handle:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        fcntl.lockf(handle, fcntl.LOCK_UN)
+    return False
