@@ -60,13 +60,15 @@ class FeedbackServiceServicer:
     """
 
     def LogImpressions(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Slates that were shown.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LogClicks(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Reactions to shown items.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -39,7 +39,9 @@ class FeedbackServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FeedbackServiceAsyncStub: ...
     LogImpressions: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.LogImpressionsRequest, _feedback_pb2.LogImpressionsResponse]
+    """Slates that were shown."""
     LogClicks: _grpc.UnaryUnaryMultiCallable[_feedback_pb2.LogClicksRequest, _feedback_pb2.LogClicksResponse]
+    """Reactions to shown items."""
 
 @_typing.type_check_only
 class FeedbackServiceAsyncStub(FeedbackServiceStub):
@@ -52,7 +54,9 @@ class FeedbackServiceAsyncStub(FeedbackServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     LogImpressions: _aio.UnaryUnaryMultiCallable[_feedback_pb2.LogImpressionsRequest, _feedback_pb2.LogImpressionsResponse]  # type: ignore[assignment]
+    """Slates that were shown."""
     LogClicks: _aio.UnaryUnaryMultiCallable[_feedback_pb2.LogClicksRequest, _feedback_pb2.LogClicksResponse]  # type: ignore[assignment]
+    """Reactions to shown items."""
 
 class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes impressions and clicks. An accepted element is durable when the call returns.
@@ -67,13 +71,15 @@ class FeedbackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _feedback_pb2.LogImpressionsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_feedback_pb2.LogImpressionsResponse, _abc.Awaitable[_feedback_pb2.LogImpressionsResponse]]: ...
+    ) -> _typing.Union[_feedback_pb2.LogImpressionsResponse, _abc.Awaitable[_feedback_pb2.LogImpressionsResponse]]:
+        """Slates that were shown."""
 
     @_abc_1.abstractmethod
     def LogClicks(
         self,
         request: _feedback_pb2.LogClicksRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_feedback_pb2.LogClicksResponse, _abc.Awaitable[_feedback_pb2.LogClicksResponse]]: ...
+    ) -> _typing.Union[_feedback_pb2.LogClicksResponse, _abc.Awaitable[_feedback_pb2.LogClicksResponse]]:
+        """Reactions to shown items."""
 
 def add_FeedbackServiceServicer_to_server(servicer: FeedbackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
