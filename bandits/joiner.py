@@ -64,19 +64,23 @@ class Joiner:
         """Clicks without an impression yet."""
         return int(np.count_nonzero(self._clicks.view("open")))
 
-    def join(self, impressions: Impressions, clicks: Clicks) -> tuple[Outcomes, JoinerChange]:
+    def join(
+        self, impressions: Impressions, clicks: Clicks, *, clock_ms: int | None = None
+    ) -> tuple[Outcomes, JoinerChange]:
         """Match a micro-batch against the state.
 
         Args:
             impressions: slates in the order of their log.
             clicks: clicks in the order of their log.
+            clock_ms: everything ingested before it has been read from both logs; None means that the logs are
+                read together, so that the newest event of the batch says it.
 
         Returns:
             The facts to be learned, and the change of the state to be stored with them and then given to `apply`.
         """
         tally = self.tally.copy()
         ends = [int(events.ingested_at_ms[-1]) for events in (impressions, clicks) if len(events)]
-        clock_ms = max([self.clock_ms, *ends])
+        clock_ms = max([self.clock_ms, *ends] if clock_ms is None else [self.clock_ms, clock_ms])
         rows, dead_slates = self._fresh_rows(impressions, tally)
         reactions, dead_clicks = self._reactions(clicks, rows, tally)
         change = JoinerChange(
@@ -393,8 +397,11 @@ class Joiner:
     def _take_clicks(self, change: JoinerChange) -> None:
         resolved = change.resolved[change.resolved >= self._clicks.first] - self._clicks.first
         self._clicks.view("open")[resolved] = False
-        for at in resolved.tolist():
-            self._waiting.pop(self._click_keys[at], None)
+        is_open = self._clicks.view("open")
+        for key in {self._click_keys[at] for at in resolved.tolist()}:
+            left = [number for number in self._waiting.pop(key, []) if is_open[number - self._clicks.first]]
+            if left:
+                self._waiting[key] = left
         for number, key in zip(count(change.click_start), change.click_keys, strict=False):
             self._waiting.setdefault(key, []).append(number)
         self._click_keys.extend(change.click_keys)
