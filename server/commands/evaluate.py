@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from bandits.ope import Interval
     from bandits.sums import Sums
     from streams.evaluation import EvaluationSettings, LoggedSlates, Report
-    from streams.evaluation.evaluate import PolicyReport, Row
     from streams.evaluation.reference import Comparison
+    from streams.evaluation.report import PolicyReport, Row
 
 _SHARE = click.FloatRange(0, 1, max_open=True)
 
@@ -162,11 +162,11 @@ def _run(
 ) -> "Report":
     from dataclasses import replace
 
-    from bandits.artifact import DamagedGraph, load_graph
+    from bandits.artifact import load_graph
     from bandits.backend import choose_backend
     from bandits.ope import NoSupport
     from server.commands.output import fail, rows_progress
-    from streams.evaluation import SpecError, evaluate, parse_target, read_source
+    from streams.evaluation import evaluate, parse_target, read_source
     from streams.evaluation.parameters import stored_parameters
     from streams.evaluation.sources import kind_of
     from streams.logs import LogError
@@ -180,6 +180,8 @@ def _run(
         graph = stored[0] if stored else load_graph(graph_dir) if graph_dir else None
         with rows_progress(None, "reading", quiet=quiet) as progress:
             kind = kind_of(source) if kind == "auto" else kind
+            if graph and kind not in ("store", "jsonl"):
+                raise LogError(f"--parameters, --graph: expected a store or JSONL as SOURCE, got {kind}")
             log = read_source(source, kind=kind, graph=graph, progress=progress)
         log = log.first(limit) if limit else log
         log, sums = _parameters(log, stored[1] if stored else None, train_share, engine)
@@ -193,12 +195,12 @@ def _run(
                 settings=replace(settings, candidates=choice),
                 progress=progress,
             )
-    except (SpecError, LogError, DamagedGraph) as error:
-        fail(str(error), code=2)
     except (StoreError, LedgerError) as error:
         fail(str(error), code=3)
     except NoSupport as error:
         fail(str(error), code=1)
+    except ValueError as error:
+        fail(str(error), code=2)
 
 
 def _parameters(
@@ -262,10 +264,10 @@ def _plain(value: Any) -> Any:
 
 
 def _show(report: "Report", alpha: float) -> None:
-    unit = "slate" if report.slots > 1 else "round"
+    shown = "of one item" if report.items == report.slates else f"with {report.items:,} shown items"
     click.echo(
-        f"{report.log}: {report.slates:,} slates, {report.items:,} shown items; reward a {unit}, "
-        f"{1 - alpha:.0%} intervals"
+        f"{report.log}: {report.slates:,} slates {shown}; values are rewards a slate, intervals hold "
+        f"{1 - alpha:g} of the time"
     )
     for text in report.notes:
         click.echo(f"  {text}")

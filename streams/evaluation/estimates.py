@@ -35,6 +35,7 @@ from streams.evaluation.reward_models import RewardModels
 from streams.evaluation.slates import LoggedSlates
 
 MAX_ANYTIME_SLOTS = 50
+LARGE_SHARE = 0.02
 _EVEN = 1e-9  # propensities that differ by less are one
 
 
@@ -91,11 +92,29 @@ def estimate_policy(log: LoggedSlates, answers: Answers, models: RewardModels, l
         return Estimated(support, refused)
     result = Estimated(support, estimates=_by_slot(log, weight, answers, models, limits))
     result.anytime["ips"] = _anytime(log, weight, limits.alpha)
+    result.notes |= _what_the_model_decides(weight, limits)
     if not _even(log.propensity):
         result.notes["replay"] = "biased: the logging policy was not uniform"
     if log.whole and log.slots > 1:
         _estimate_by_prefix(result, log, answers, models, limits)
     return result
+
+
+def _what_the_model_decides(weight: Float64, limits: Limits) -> dict[str, str]:
+    """Where intervals leave out an error that more data would not remove."""
+    notes = {
+        "dm": "the model alone: it knows item and position, not the user, and the interval leaves out its error"
+    }
+    clipped = 1.0 - clip_weights(weight, limits.clip).sum() / weight.sum()
+    switched = 1.0 - switch_weights(weight, limits.switch).sum() / weight.sum()
+    if clipped > LARGE_SHARE:
+        text = f"{clipped:.0%} of the weight lies above the limit of {limits.clip:g} and is cut off"
+        notes |= {"clipped_ips": f"too low: {text}", "clipped_dr": text}
+    if switched > LARGE_SHARE:
+        notes["switch_dr"] = (
+            f"{switched:.0%} of the weight lies above {limits.switch:g}: there the model alone speaks"
+        )
+    return notes
 
 
 def _by_slot(

@@ -36,6 +36,7 @@ class JoinedRows:
     _slate: list[int] = field(default_factory=list)
     _shown: list[int] = field(default_factory=list)
     _reward: list[int] = field(default_factory=list)
+    _places: tuple[int, dict[str, int]] = field(default_factory=lambda: (-1, {}))
 
     def add(
         self,
@@ -124,8 +125,12 @@ class JoinedRows:
             self.slates.append(found[0])
             self.ingested_at_ms.append(found[1])
         slate = self.slates[number]
+        if self._places[0] != number:  # facts of a slate stand together
+            self._places = number, {item.item_id: i for i, item in enumerate(slate.items)}
+        if item_id not in self._places[1]:
+            return None
         self._row_of[slate.request_id, item_id] = len(self._slate)
         self._slate.append(number)
-        self._shown.append(next(i for i, item in enumerate(slate.items) if item.item_id == item_id))
+        self._shown.append(self._places[1][item_id])
         self._reward.append(0)
         return slate.request_id

@@ -77,6 +77,11 @@ def test_parameters_of_a_store_are_not_used(folder):
         (["{}", "--kind", "store", "--policy", "uniform"], 3, "there is no store in"),
         (["{}/data", "--candidates", "logged", "--policy", "uniform"], 2, "the log names no candidates"),
         (["{}/data", "--policy", "uniform", "--graph", "{}"], 2, "manifest"),
+        (
+            ["{}/log.jsonl", "--kind", "open-bandit", "--policy", "uniform", "--parameters", "{}/data"],
+            2,
+            "expected a store or JSONL as SOURCE, got open-bandit",
+        ),
     ],
 )
 def test_what_is_wrong_is_not_told(folder, arguments, code, message):

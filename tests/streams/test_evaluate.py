@@ -134,6 +134,18 @@ def test_intervals_miss_the_truth_of_a_simulated_store(filled):
         assert "effective sample size" in policy.notes["rips"]  # three slots of twelve items are too many
 
 
+def test_a_bias_that_intervals_leave_out_is_not_told(filled):
+    """Where clipping or switching gives up weight, and where the model alone speaks, the report says how much."""
+    first, rest = read_source(filled[1], kind="store").split(0.3)
+    sums = learn(first, BACKEND)
+    notes = run(rest, ["ucb"], sums=sums).policies[0].notes
+    assert "the model alone" in notes["dm"]
+    assert notes["clipped_ips"] == "too low: 17% of the weight lies above the limit of 10 and is cut off"
+    assert notes["switch_dr"] == "100% of the weight lies above 10: there the model alone speaks"
+    spared = run(rest, ["ucb"], sums=sums, limits=Limits(clip=12.1, switch=12.1)).policies[0].notes
+    assert not {"clipped_ips", "clipped_dr", "switch_dr"} & spared.keys()
+
+
 def test_position_effects_between_items_are_missed(cascade):
     """Where users stop at what they like, estimators by prefix still find the value."""
     simulated, folder = cascade
@@ -187,6 +199,13 @@ def test_missing_propensities_are_guessed(tmp_path):
     assert not refused.rows
     kept = run(log.keep(np.arange(400) >= 97), ["uniform"])
     assert (kept.slates, kept.left_out, kept.refused) == (300, 3, False)
+
+
+def test_memory_is_claimed_for_any_slates(filled, monkeypatch):
+    """A log with too many slots in all is refused before columns are made of it."""
+    monkeypatch.setattr("streams.evaluation.report.MAX_CELLS", 8_000)
+    with pytest.raises(ValueError, match="expected at most 8000 slots, got 3000 slates of up to 3"):
+        run(read_source(filled[1], kind="store"), ["uniform"])
 
 
 def test_an_empty_store_is_evaluated(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from bandits.graph import build_graph
 from bandits.join_rule import JoinRule
 from streams.evaluation import evaluate, parse_target, read_source
-from streams.evaluation.evaluate import EvaluationSettings
 from streams.evaluation.parameters import learn
+from streams.evaluation.report import EvaluationSettings
 from streams.logs import LogError, read_jsonl
 from streams.replay import replay
 from tests.streams.simulated_store import BACKEND, as_lines, fill_store, log_events, simulate

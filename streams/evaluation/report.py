@@ -22,6 +22,7 @@ from streams.evaluation.target import TargetPolicy
 
 MAX_UNKNOWN_SHARE = 0.01
 MIN_SLATES = 2
+MAX_CELLS = 20_000_000  # slates times slots: bounds memory
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,14 @@ def evaluate(
 
     Raises:
         NoSupport: the log has fewer than two slates.
-        ValueError: a setting does not fit the log.
+        ValueError: a setting does not fit the log, or the log is too large.
     """
     if len(log) < MIN_SLATES:
         raise NoSupport(f"{log.name}: expected at least {MIN_SLATES} slates to evaluate on, got {len(log)}")
+    if log.whole and len(log) * log.slots > MAX_CELLS:
+        raise ValueError(
+            f"{log.name}: expected at most {MAX_CELLS} slots, got {len(log)} slates of up to {log.slots}"
+        )
     unknown, known = _without_unknown(log)
     why = _unknown_reason(log, unknown)
     used = log if why else known
