@@ -33,7 +33,8 @@ class _ItemOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ItemOrder.V
     ITEM_ORDER_IMPRESSIONS: _ItemOrder.ValueType  # 2
     ITEM_ORDER_MEAN: _ItemOrder.ValueType  # 3
 
-class ItemOrder(_ItemOrder, metaclass=_ItemOrderEnumTypeWrapper): ...
+class ItemOrder(_ItemOrder, metaclass=_ItemOrderEnumTypeWrapper):
+    """What ListItems sorts by."""
 
 ITEM_ORDER_UNSPECIFIED: ItemOrder.ValueType  # 0
 """By uncertainty."""
