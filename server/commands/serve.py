@@ -87,7 +87,10 @@ def serve(
         fail(str(error), code=NOT_RUNNING)
     _tell_ready(app, as_json=as_json)
     failed = _wait(app, stop)
-    app.stop(grace_s)
+    try:
+        app.stop(grace_s)
+    except Exception as error:  # a store that cannot be written cannot be closed cleanly either
+        failed = failed or app.health.failed or str(error)
     failed = failed or app.health.failed
     if as_json:
         print_json({"event": "stopped", "failed": failed}, indent=False)

@@ -47,11 +47,11 @@ def legend(bucket_s: float, glyphs: Glyphs) -> Text:
     """What the signs of the chart mean."""
     full = glyphs.fill[8]
     return Text.assemble(
-        (f"clicks a slate, each column {bucket_s:.1f} s: ", "dim"),
+        (f"clicks a slate, column = {bucket_s:.1f} s: ", "dim"),
         (full, _REWARD),
         (" clicked  ", "dim"),
         (full, _BELOW),
-        (" as uniform slates would be  ", "dim"),
+        (" uniform  ", "dim"),
         (glyphs.best, _BEST),
         (" best possible", "dim"),
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +20,8 @@ from server.demo.tally import Part, Tally
 REFRESH_S = 0.25
 LINE_EVERY_S = 2.0
 _RECENT_S = 2.0
-_HEIGHT, _AXIS, _WIDEST = 12, 6, 100
+_LOWEST, _HIGHEST, _OTHER_LINES = 4, 12, 13
+_AXIS, _WIDEST = 6, 100
 _SHORTEST_BUCKET_S = 0.5  # shorter ones are mostly noise
 _BAR = 30
 
@@ -47,7 +48,7 @@ def showing(tally: Tally, *, seconds: float, title: str, quiet: bool) -> Iterato
         glyphs = Glyphs() if console.encoding.startswith("utf") else PLAIN
         with Live(console=console, auto_refresh=False) as live:
             yield lambda at_s: live.update(
-                picture(tally, at_s, seconds=seconds, title=title, width=console.width, glyphs=glyphs), refresh=True
+                picture(tally, at_s, seconds=seconds, title=title, size=console.size, glyphs=glyphs), refresh=True
             )
 
 
@@ -72,7 +73,9 @@ class _Lines:
         )
 
 
-def picture(tally: Tally, at_s: float, *, seconds: float, title: str, width: int, glyphs: Glyphs) -> Group:
+def picture(
+    tally: Tally, at_s: float, *, seconds: float, title: str, size: ConsoleDimensions, glyphs: Glyphs
+) -> Group:
     """What a terminal shows at a moment.
 
     Args:
@@ -80,14 +83,15 @@ def picture(tally: Tally, at_s: float, *, seconds: float, title: str, width: int
         at_s: the moment, seconds since the start.
         seconds: how long the run will take.
         title: first line.
-        width: columns of the terminal.
+        size: of the terminal.
         glyphs: what the terminal can draw.
     """
-    columns = max(10, min(_WIDEST, width - _AXIS - 1))
+    columns = max(10, min(_WIDEST, size.width - _AXIS - 1))
+    height = max(_LOWEST, min(_HIGHEST, size.height - _OTHER_LINES))
     wide = max(1, -(-columns // max(1, int(seconds / _SHORTEST_BUCKET_S))))
     buckets = columns // wide
     recent = tally.part(at_s - _RECENT_S, at_s)
-    rows = draw(tally.parts(seconds, buckets), height=_HEIGHT, wide=wide, glyphs=glyphs)
+    rows = draw(tally.parts(seconds, buckets), height=height, wide=wide, glyphs=glyphs)
     end = f"{seconds:.0f} s"
     axis = Text(f"{'':{_AXIS}}{'0 s':<{buckets * wide - len(end)}}{end}", style="dim")
     lines = [Text(title, style="bold"), legend(seconds / buckets, glyphs), *rows, axis, Text()]

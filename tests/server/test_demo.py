@@ -1,5 +1,6 @@
 """The demo, and the server process that it and operators run: learning over gRPC, signals, restarts."""
 
+import io
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ import grpc
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from bandits.artifact import save_graph
 from freshet.v1 import (
@@ -62,16 +63,14 @@ class Served:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
 
-    def start(self, **environment: str) -> "subprocess.Popen[bytes]":
-        """A server that is ready."""
+    def start(self, *, largest_file_kib: int | None = None) -> "subprocess.Popen[bytes]":
+        """A server that is ready; its files may not outgrow a limit, as on a disk that is full."""
         options = ["--data-dir", self.folder / "data", "--graph", self.graph, "--address", self.address]
         options += ["--operations-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", "--json", *map(str, options)],
-            env={**clean_environment(), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        command = [sys.executable, "-m", "server", "serve", "--json", *map(str, options)]
+        if largest_file_kib is not None:
+            command = ["bash", "-c", f'ulimit -f {largest_file_kib}; exec "$@"', "bash", *command]
+        process = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.processes.append(process)
         assert process.stdout is not None
         assert process.stderr is not None
@@ -110,7 +109,8 @@ def ended(process: "subprocess.Popen[bytes]") -> tuple[int, str, str]:
 class Callers:
     """Threads that ask for slates and report them, one call after the other, until told to stop."""
 
-    def __init__(self, address: str, scene: Scene) -> None:
+    def __init__(self, address: str, scene: Scene, *, patient: bool = True) -> None:
+        self._patient = patient
         self.acknowledged: list[str] = []
         self.failures: list[str] = []
         self._address, self._people = address, scene.people(SEED, 100)
@@ -129,7 +129,7 @@ class Callers:
                     request_id=f"{number}-{call}", user_embedding=user, slate_size=SLATE_SIZE
                 )
                 try:
-                    reply = recommend(request, timeout=LONGEST_S, wait_for_ready=True)
+                    reply = recommend(request, timeout=LONGEST_S, wait_for_ready=self._patient)
                     shown = [
                         events_pb2.ShownItem(item_id=item.item_id, position=item.position) for item in reply.items
                     ]
@@ -137,7 +137,7 @@ class Callers:
                     answer = log(
                         feedback_pb2.LogImpressionsRequest(impressions=[slate]),
                         timeout=LONGEST_S,
-                        wait_for_ready=True,
+                        wait_for_ready=self._patient,
                     )
                 except grpc.RpcError as error:
                     self.failures.append(f"{error.code()}: {error.details()}")
@@ -297,6 +297,20 @@ def test_a_stop_under_load_fails_no_call(served: Served, scene: Scene) -> None:
     assert counts["impressions_accepted"] == len(callers.acknowledged) * SLATE_SIZE
 
 
+def test_a_full_disk_ends_the_server(served: Served, scene: Scene) -> None:
+    """When nothing more can be written the process ends with 3 and says why; what was acknowledged is kept."""
+    process = served.start(largest_file_kib=256)
+    callers = Callers(served.address, scene, patient=False)
+    with callers.calling():
+        code, said, complained = ended(process)
+    assert code == 3
+    assert said, complained
+    assert "cannot be written" in json.loads(said)["failed"], complained
+    assert complained.splitlines()[-1].startswith("freshet: learning has stopped")
+    served.start()
+    assert served.status().counts["impressions_accepted"] >= len(callers.acknowledged) * SLATE_SIZE > 0
+
+
 @pytest.mark.parametrize("name", CLICK_MODELS)
 def test_what_slates_are_worth_is_what_users_click(name: ClickModelName, scene: Scene) -> None:
     """Expected rewards are the mean of many users' clicks, and the best slates are worth most."""
@@ -333,16 +347,23 @@ def test_a_column_is_as_high_as_its_reward() -> None:
     assert bar(0.5, 1.0, width=10, glyphs=PLAIN) == "#####     "
 
 
-def test_a_picture_of_any_width_fits(scene: Scene) -> None:
-    """The live view fits narrow and wide terminals, before the first slate and after."""
+@pytest.mark.parametrize("size", [(50, 16), (80, 24), (200, 60)])
+def test_a_picture_fits_its_terminal(size: tuple[int, int]) -> None:
+    """The live view is drawn for narrow and wide terminals, before the first slate and after, in any encoding."""
     tally = Tally()
-    for width in (40, 80, 200):
-        console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-        for _ in range(2):
-            console.print(picture(tally, 2.0, seconds=30.0, title="demo", width=width, glyphs=Glyphs()))
-            tally.slates(Batch(1.0, 10, 5, 5.0, 2.5, 10.0, 50, 5, 3), [0.001] * 10)
-        console.file.close()
-        assert "waiting for the first slates" in console.export_text() or width > 40
+    for glyphs in (Glyphs(), PLAIN):
+        shown = picture(tally, 2.0, seconds=30.0, title="demo", size=ConsoleDimensions(*size), glyphs=glyphs)
+        with Console(width=size[0], file=io.StringIO()) as console, console.capture() as capture:
+            console.print(shown)
+        lines = capture.get().splitlines()
+        chart = [line for line in lines if line[:5].strip().replace(".", "").isdigit()]
+        assert chart
+        assert all(len(line) < size[0] for line in chart)
+        assert size[1] < 24 or len(lines) < size[1]
+        tally.slates(Batch(1.0, 10, 5, 5.0, 2.5, 10.0, 50, 5, 3), [0.001] * 10)
+    assert "waiting" not in capture.get()
+    assert "#" in "".join(chart)
+    assert "".join(chart).isascii()
 
 
 def test_the_summary_adds_up() -> None:
