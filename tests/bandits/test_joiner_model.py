@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from bandits.joiner import Joiner
 from streams.change_codec import decode_change, encode_change
 from streams.outcome_codec import encode_outcomes
 from tests.bandits.dict_model import DictJoiner
-from tests.bandits.event_columns import Clicked, Event, Fact, Shown, columns, feed
+from tests.bandits.event_columns import Clicked, Event, Fact, Shown, columns, facts, feed
 
 RULE = JoinRule(window_ms=50, max_delay_ms=30, max_skew_ms=5)
 # Ages at ingestion: on, just inside and just outside of every limit. None = the producer did not say.
@@ -89,7 +90,7 @@ def check(events: Sequence[Event], batches: Iterator[list[Event]]) -> None:
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 60), size=st.sampled_from((0, 1, 7, 64)))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_batches_do_not_change_what_is_joined(seed: int, count: int, size: int) -> None:
     """Facts and counts equal the model's, over times on and beside every limit and keys that are used again."""
     rng = random.Random(seed)
@@ -106,7 +107,7 @@ def test_long_streams_join_as_the_model_says(size: int, seed: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 60), size=st.sampled_from((0, 1, 7, 64)))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_the_order_between_the_logs_does_not_change_what_is_joined(seed: int, count: int, size: int) -> None:
     """As long as neither log runs ahead of the other by more than the retention of clicks."""
     rng = random.Random(seed)
@@ -166,3 +167,26 @@ def test_every_event_is_counted_once_whatever_is_evicted(seed: int, count: int, 
         assert joiner.pending_rows <= limits[0]
         assert joiner.waiting_clicks <= limits[1]
         assert evicted <= tally["impressions_accepted"]
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 80), size=st.sampled_from((0, 1, 7)))
+@settings(max_examples=120, deadline=None)
+def test_logs_that_are_read_at_different_speeds_join_the_same(seed: int, count: int, size: int) -> None:
+    """However far one log runs ahead: told how far both have been read, the joiner forgets nothing too early."""
+    rng = random.Random(seed)
+    events = []
+    for event in random_stream(rng, count, steps=(0, 0, 1, 5, 20, 40, 41)):
+        # A request is not used again after its rows were forgotten.
+        era = (event.ingested_ms - START_MS) // RULE.row_retention_ms
+        events.append(replace(event, request=f"{era} {event.request}"))
+    expected_facts, expected_counts = expect(events)
+    joiner, seen, position = Joiner(RULE), Counter[Fact](), 0
+    order = interleave(events, rng)
+    for batch in cut(order, size, rng):
+        position += len(batch)
+        clock_ms = min((event.ingested_ms for event in order[position:]), default=events[-1].ingested_ms)
+        outcomes, change = joiner.join(*columns(batch), clock_ms=clock_ms)
+        joiner.apply(change)
+        seen += facts(outcomes)
+    assert seen == expected_facts
+    assert counts(joiner) == expected_counts
