@@ -1,0 +1,228 @@
+"""Follows the parameters topic: rows that learners publish become changes of the server's snapshot.
+
+Invariants:
+- Nothing is handed over before every partition has been read to the end that it had at the start; the first change
+  is full. A row never goes back: an older one, from a replaced owner or a replay, is passed over.
+- A broker that is gone is waited for; what was read stays served, and `ledger_end` says that the end is not known.
+- The position is the sum of the partitions' marks, so that it grows with every one of them.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import structlog
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from bandits.graph import Graph
+from bandits.sums import Int32, Sums, state_hash
+from freshet.v1 import parameters_pb2
+from streams.change import Change, edges_of
+from streams.row_codec import decode_rows, place_rows
+from streams.topics import TopicNames
+
+log = structlog.get_logger("freshet.kafka")
+
+MARK_BYTE = b"\xff"
+_POLL_MS = 100
+_RECORDS_PER_POLL = 20_000
+_PAUSE_S = 1.0
+_ASK_S = 0.5
+_ANSWER_MS = 2_000
+_REQUEST_MS = 5_000
+_METADATA_MS = 10_000
+
+
+class ParameterFollower:
+    """Reads all partitions in a thread of its own.
+
+    Args:
+        bootstrap: host:port of brokers, separated by commas.
+        names: of the topics.
+        graph: numbers items and edges; rows of items that it does not have are passed over.
+        on_change: called from the thread: once in full when caught up, then with what changed.
+    """
+
+    def __init__(
+        self, bootstrap: str, *, names: TopicNames, graph: Graph, on_change: Callable[[Change], None]
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._names = names
+        self._on_change = on_change
+        self._graph = graph
+        self._sums = Sums.zeros(graph)
+        self._row_position = np.zeros(graph.n_items, np.int64)
+        self._marks: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._ledger_end: int | None = None
+        self._stopping = threading.Event()
+        self._ready = threading.Event()
+        self.failed: str | None = None
+        self._threads = [
+            threading.Thread(target=self._keep, args=(work,), name=f"freshet-{work.__name__}", daemon=True)
+            for work in (self._follow, self._ask)
+        ]
+
+    def start(self) -> None:
+        """Begin to read; returns at once."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(_PAUSE_S + (_ANSWER_MS + _REQUEST_MS) / 1000)
+
+    def wait_until_ready(self, timeout_s: float) -> bool:
+        """Wait until the first full change has been handed over."""
+        return self._ready.wait(timeout_s)
+
+    @property
+    def position(self) -> int:
+        """Ledger position that the rows include, summed over the partitions."""
+        return sum(self._marks.values())
+
+    @property
+    def ledger_end(self) -> int:
+        """End of the ledger, summed over its partitions; one beyond the position while the broker does not say."""
+        end = self._ledger_end
+        return self.position + 1 if end is None else max(end, self.position)
+
+    def state_hash(self) -> str:
+        """Hash of the rows as they are now."""
+        with self._lock:
+            return state_hash(self._graph, self._sums)
+
+    # --- threads ------------------------------------------------------------------------------------------------
+
+    def _keep(self, work: Callable[[], None]) -> None:
+        """Do some work again and again while the broker fails; anything else is told once and ends it."""
+        while not self._stopping.is_set():
+            try:
+                work()
+            except KafkaError as error:
+                log.warning("the broker does not answer", work=work.__name__, error=repr(error))
+            except Exception as error:
+                self.failed = f"{type(error).__name__}: {error}"
+                log.exception("following the parameters has stopped")
+                return
+            self._ledger_end = None
+            self._stopping.wait(_PAUSE_S)
+
+    def _follow(self) -> None:
+        consumer = self._consumer()
+        try:
+            tps = self._assign(consumer, self._names.parameters)
+            ends = consumer.end_offsets(tps)
+            starts = consumer.beginning_offsets(tps)
+            for tp in tps:
+                consumer.seek(tp, starts[tp])
+            behind = {tp for tp in tps if starts[tp] < ends[tp]}
+            while not self._stopping.is_set():
+                if behind:
+                    behind = {tp for tp in behind if consumer.position(tp) < ends[tp]}
+                if not behind and not self._ready.is_set():
+                    self._hand_over_all()
+                self._take(consumer.poll(timeout_ms=_POLL_MS, max_records=_RECORDS_PER_POLL))
+        finally:
+            consumer.close()
+
+    def _ask(self) -> None:
+        """Ask for the end of the ledger."""
+        consumer = self._consumer()
+        try:
+            tps = self._assign(consumer, self._names.outcomes)
+            while not self._stopping.wait(_ASK_S):
+                self._ledger_end = sum(consumer.end_offsets(tps, timeout_ms=_ANSWER_MS).values())
+        finally:
+            consumer.close()
+
+    def _consumer(self) -> Any:
+        return KafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            client_id="freshet-server",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            request_timeout_ms=_REQUEST_MS,
+            metadata_max_age_ms=_METADATA_MS,
+            reconnect_backoff_max_ms=1_000,
+            fetch_max_wait_ms=_POLL_MS,
+            max_partition_fetch_bytes=4 << 20,
+        )
+
+    def _assign(self, consumer: Any, topic: str) -> list[TopicPartition]:
+        while not self._stopping.is_set():
+            numbers = consumer.partitions_for_topic(topic)
+            if numbers:
+                tps = [TopicPartition(topic, number) for number in sorted(numbers)]
+                consumer.assign(tps)
+                return tps
+            log.warning("waiting for a topic", topic=topic)
+            self._stopping.wait(_PAUSE_S)
+        return []
+
+    # --- rows ---------------------------------------------------------------------------------------------------
+
+    def _take(self, fetched: Mapping[TopicPartition, Sequence[Any]]) -> None:
+        names: list[str] = []
+        values: list[bytes] = []
+        marks: dict[int, int] = {}
+        for tp, records in fetched.items():
+            for record in records:
+                key, value = record.key or b"", record.value
+                if key == MARK_BYTE and value is not None:
+                    mark = parameters_pb2.PartitionMark.FromString(value)
+                    marks[tp.partition] = max(marks.get(tp.partition, 0), mark.position)
+                elif key[:1] not in (MARK_BYTE, b"") and value is not None:
+                    names.append(key.decode("utf-8", "replace"))
+                    values.append(value)
+        if not names and not marks:
+            return
+        items = self._place(names, values)
+        for partition, position in marks.items():
+            self._marks[partition] = max(self._marks.get(partition, 0), position)
+        if self._ready.is_set():
+            self._hand_over(items)
+
+    def _place(self, names: list[str], values: list[bytes]) -> Int32:
+        if not names:
+            return np.empty(0, np.int32)
+        try:
+            rows = decode_rows(names, values)
+        except ValueError as error:
+            # One writer of nonsense must not stop the serving of all other rows.
+            log.error("rows passed over", reason=str(error), rows=len(names))
+            return self._place_singly(names, values)
+        with self._lock:
+            place_rows(self._graph, rows, self._sums, self._row_position)
+        number = self._graph.lookup(names)
+        changed: Int32 = np.unique(number[number >= 0]).astype(np.int32)
+        return changed
+
+    def _place_singly(self, names: list[str], values: list[bytes]) -> Int32:
+        changed: list[Int32] = []
+        for name, value in zip(names, values, strict=True):
+            try:
+                decode_rows([name], [value])
+            except ValueError:
+                continue
+            changed.append(self._place([name], [value]))
+        return np.unique(np.concatenate(changed)) if changed else np.empty(0, np.int32)
+
+    def _hand_over(self, items: Int32) -> None:
+        edges = edges_of(self._graph, items)
+        self._on_change(
+            Change(self._graph, items, self._sums.edge[edges], self._sums.item[items], self.position, full=False)
+        )
+
+    def _hand_over_all(self) -> None:
+        items = np.arange(self._graph.n_items, dtype=np.int32)
+        sums = self._sums
+        self._on_change(Change(self._graph, items, sums.edge.copy(), sums.item.copy(), self.position, full=True))
+        self._ready.set()
+        log.info("caught up with the parameters", position=self.position)
