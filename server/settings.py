@@ -24,7 +24,9 @@ PREFIX = "FRESHET_"
 CONFIG_VARIABLE = "FRESHET_CONFIG"
 SECRETS_DIR = Path("/run/secrets")
 # Read by others than the settings; or put there by Kubernetes for a Service that is called "freshet".
-_OTHER_VARIABLES = re.compile(r"FRESHET_(CONFIG|TEST_DATA|SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)")
+_OTHER_VARIABLES = re.compile(
+    r"FRESHET_(CONFIG|DEBUG|FAILPOINT|KAFKA_CACHE|TEST_\w+|SERVICE_(HOST|PORT\w*)|PORT(_\d+_\w+)?)"
+)
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
 
 ModeName = Literal["exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "uniform"]

@@ -31,6 +31,7 @@ class PolicyReplay:
         policy: what was replayed.
         asked: rows on which the policy was asked.
         matched: rows on which it chose the logged item.
+        rewarded: matched rows with a reward; with a handful of them the estimate says nothing.
         reward: mean reward of the matched rows; weighted by 1/propensity where the log has propensities.
         standard_error: of `reward`.
         logged_reward: mean reward of all asked rows: the logging policy's own.
@@ -40,6 +41,7 @@ class PolicyReplay:
     policy: str
     asked: int
     matched: int
+    rewarded: int
     reward: float
     standard_error: float
     logged_reward: float
@@ -154,6 +156,7 @@ class PolicyAsker:
             policy=describe(self._mode, self._settings),
             asked=self._asked,
             matched=len(rewards),
+            rewarded=int(np.count_nonzero(rewards)),
             reward=mean,
             standard_error=spread,
             logged_reward=self._logged / max(self._asked, 1),

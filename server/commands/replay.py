@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+_ROWS_ASKED = 20_000
+_FEWEST_REWARDED = 10
+
 if TYPE_CHECKING:
     from streams.logs import EventLog
     from streams.replay import ReplayReport
@@ -26,10 +29,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--evaluate-every",
-    default=10,
-    show_default=True,
     type=click.IntRange(0),
-    help="Ask the policy on every n-th row; 0 = do not estimate.",
+    help="Ask the policy on every n-th row; 0 = do not estimate. Default: on about 20,000 rows.",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32))
 @click.option("--limit", type=click.IntRange(1), help="Stop after so many rows.")
@@ -45,7 +46,7 @@ def replay(
     batch_rows: int,
     backend: str,
     mode: str,
-    evaluate_every: int,
+    evaluate_every: int | None,
     seed: int,
     limit: int | None,
     save_graph: Path | None,
@@ -81,6 +82,8 @@ def replay(
         _send(address, log, batch_rows, patience_s, as_json=as_json)
         return
     asker = None
+    if evaluate_every is None:
+        evaluate_every = max(1, len(log) // _ROWS_ASKED)
     if evaluate_every:
         asker = PolicyAsker(mode=mode, settings=PolicySettings(), every=evaluate_every, seed=seed)
     with rows_progress(len(log), "replaying", quiet=as_json) as progress:
@@ -147,10 +150,11 @@ def _show(report: "ReplayReport") -> None:
         click.echo(f"  {name:<24}{value:>12,}")
     if report.policy:
         policy = report.policy
-        reward = f"{policy.reward:.4f} ± {policy.standard_error:.4f}" if policy.matched else "no row matched"
-        click.echo(
-            f"  {policy.policy}: replay estimate {reward} on {policy.matched:,} of {policy.asked:,} rows asked"
-        )
+        reward = f"{policy.reward:.4f} ± {policy.standard_error:.4f}"
+        if policy.rewarded < _FEWEST_REWARDED:
+            reward = f"unknown, only {policy.rewarded} of the rows it agrees with were rewarded"
+        click.echo(f"  {policy.policy}: replay estimate {reward}")
+        click.echo(f"  it chose the logged item on {policy.matched:,} of {policy.asked:,} rows asked")
         click.echo(f"  logged policy on the same rows: {policy.logged_reward:.4f}")
         click.echo(f"  {'unbiased' if policy.unbiased else 'BIASED'}: {report.note}")
     click.echo(f"  state hash {report.state_hash}")

@@ -69,7 +69,7 @@ def test_twenty_kills_lose_and_double_nothing(data_dir, tmp_path):
     seed = int(os.environ.get("FRESHET_TEST_SEED", random.SystemRandom().randrange(2**32)))
     rng = random.Random(seed)
     sys.stdout.write(f"FRESHET_TEST_SEED={seed}\n")
-    log = read_kuairand(data_dir / "kuairand").first(int(os.environ.get("FRESHET_TEST_ROWS", 60_000)))
+    log = read_kuairand(data_dir / "kuairand").first(int(os.environ.get("FRESHET_TEST_ROWS", "60000")))
     save_graph(log.graph, tmp_path / "graph")
     victim = Victim(tmp_path, tmp_path / "graph")
     kills = 0
