@@ -67,7 +67,7 @@ def freshet() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and end the process."""
-    debug = bool(os.environ.get(DEBUG_VARIABLE))
+    debug = bool(os.environ.pop(DEBUG_VARIABLE, ""))  # taken out, as the settings refuse what they do not know
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its library would print what is said here in a sentence
     try:
         # Without standalone mode a command's exit code comes back, and interrupts are not swallowed.

@@ -164,13 +164,12 @@ class _Lane:
         return reply
 
     def _show(self, replies: Sequence[tuple[int, Reply]], *, step: float) -> Outcome | None:
-        index = self._scene.graph.index
-        shown = [[index.get(item.item_id, -1) for item in reply.items] for _, reply in replies]
-        if any(len(row) != SLATE_SIZE or -1 in row for row in shown):
-            self.failure = (
-                f"the server answered with items that are not of this world: expected a server of graph "
-                f"{self._scene.graph.version}, got {replies[0][1].graph_version}"
-            )
+        graph, served = self._scene.graph, replies[0][1].graph_version
+        shown = [[graph.index.get(item.item_id, -1) for item in reply.items] for _, reply in replies]
+        # An edited graph has the version of the one it was made from, and then a plus sign.
+        strange = served.partition("+")[0] != graph.version
+        if strange or any(len(row) != SLATE_SIZE or -1 in row for row in shown):
+            self.failure = f"expected a server with graph {graph.version} of these users' world, got {served}"
             return None
         who = np.array([user for user, _ in replies])
         outcome = self._scene.react(self._people, who, np.array(shown), self._rng, step=step)

@@ -297,6 +297,20 @@ def test_a_stop_under_load_fails_no_call(served: Served, scene: Scene) -> None:
     assert counts["impressions_accepted"] == len(callers.acknowledged) * SLATE_SIZE
 
 
+def test_users_of_another_world_leave(served: Served) -> None:
+    """Rewards mean nothing where users are compared with the truth of a world that is not served."""
+    served.start()
+    arguments = ["--address", served.address, "--seconds", "10"]
+    strangers = CliRunner().invoke(freshet, ["simulate", *arguments, "--seed", str(SEED + 1)])
+    assert strangers.exit_code == 3
+    assert f"world-{SEED + 1}" in strangers.stderr
+    curve = CliRunner().invoke(
+        freshet, ["simulate", "--address", served.address, "--seconds", "1", "--seed", str(SEED), "--csv", "-"]
+    )
+    assert curve.exit_code == 0, curve.stderr
+    assert curve.stdout.startswith("start_s,end_s")
+
+
 def test_a_full_disk_ends_the_server(served: Served, scene: Scene) -> None:
     """When nothing more can be written the process ends with 3 and says why; what was acknowledged is kept."""
     process = served.start(largest_file_kib=256)
