@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from bandits.join_rule import JoinRule
+from bandits.join_rule import MAX_REWARD_CAP, JoinRule
 from bandits.policy_settings import Estimator, PolicySettings, Unseen
 from server.limits import MAX_SLATE
 from streams.embedded import LoopLimits
@@ -76,7 +76,7 @@ class ContextGroup(_Group):
     """How a user's embedding becomes weights over clusters."""
 
     k: int = Field(default=10, ge=1, le=64, description="clusters of a user")
-    temperature: float = Field(default=0.1, gt=0, le=1e6, description="tau of the softmax")
+    temperature: float = Field(default=0.1, gt=0, le=65_536, description="tau of the softmax")
 
 
 class JoinGroup(_Group):
@@ -86,7 +86,7 @@ class JoinGroup(_Group):
     max_delay_ms: int = Field(default=JoinRule.max_delay_ms, ge=0)
     max_skew_ms: int = Field(default=JoinRule.max_skew_ms, ge=0)
     kind_weights: dict[str, float] = Field(default_factory=lambda: JoinRule().kind_weights, min_length=1)
-    reward_cap: float = Field(default=JoinRule.reward_cap, gt=0, le=1e6)
+    reward_cap: float = Field(default=JoinRule.reward_cap, gt=0, le=MAX_REWARD_CAP)
     max_pending_rows: int = Field(default=JoinRule.max_pending_rows, ge=1)
     max_waiting_clicks: int = Field(default=JoinRule.max_waiting_clicks, ge=1)
 
