@@ -133,7 +133,7 @@ def _show(report: "GraphReport", out: Path) -> None:
 
     click.echo(f"graph {report.version} in {out}")
     table = Table(box=SIMPLE, pad_edge=False)
-    for column in ("", "least", "5 %", "25 %", "median", "75 %", "95 %", "most", "mean"):
+    for column in ("", "least", "5 %", "median", "95 %", "most", "mean"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     rows: dict[str, Spread] = {
         "clusters of an item": report.clusters_of_item,
@@ -141,8 +141,8 @@ def _show(report: "GraphReport", out: Path) -> None:
         "users of a cluster": report.users_of_cluster,
     }
     for label, found in rows.items():
-        *counts, mean = asdict(found).values()
-        table.add_row(label, *(f"{count:,}" for count in counts), f"{mean:,.1f}")
+        counts = (found.least, found.p05, found.p50, found.p95, found.most)
+        table.add_row(label, *(f"{count:,}" for count in counts), f"{found.mean:,.1f}")
     Console().print(table)
     click.echo(f"{report.n_clusters:,} clusters, {report.n_items:,} items, {report.n_edges:,} edges")
     click.echo(f"coverage {report.coverage:.2%}: {report.items_without_cluster:,} items are in no cluster")

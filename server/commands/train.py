@@ -1,0 +1,101 @@
+"""`freshet train`: two towers from a log, and the embeddings that `freshet build-graph` reads.
+
+Invariant: what is reported was measured on events later than everything that was learned from.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from server.commands.output import BAD_INPUT, NOT_RUNNING, fail, json_option, note, print_json, rows_progress
+
+if TYPE_CHECKING:
+    from streams.corpus.train import TrainReport
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["kuairand", "movielens", "tables"]))
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the results.")
+@click.option("--epochs", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Passes.")
+@click.option("--dim", default=64, show_default=True, type=click.IntRange(2, 1_024), help="Of an embedding.")
+@click.option("--batch", default=512, show_default=True, type=click.IntRange(2, 65_536), help="Events of a step.")
+@click.option("--learning-rate", default=2e-3, show_default=True, type=click.FloatRange(1e-6, 1.0))
+@click.option("--temperature", default=0.1, show_default=True, type=click.FloatRange(0.01, 10.0))
+@click.option("--id-dropout", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Ids hidden.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
+@json_option
+def train(
+    kind: str,
+    folder: Path,
+    out: Path,
+    epochs: int,
+    dim: int,
+    batch: int,
+    learning_rate: float,
+    temperature: float,
+    id_dropout: float,
+    seed: int,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Learn embeddings of users and items from the earlier part of a log.
+
+    KIND is the format of FOLDER: kuairand (KuaiRand-Pure), movielens (MovieLens 100k), or tables (events.csv,
+    users.csv and items.csv of your own). The last tenth of the events is held out for the report, the tenth before
+    it chooses the epoch.
+
+    Exit codes: 0 done, 2 bad input, 3 a library is not installed, 130 interrupted.
+    """
+    from streams.corpus.errors import CorpusError, MissingLibrary
+    from streams.corpus.readers import read_interactions
+    from streams.corpus.train import Training, TrainSettings
+    from streams.corpus.train_step import ModelSettings
+
+    model = ModelSettings(
+        dim=dim,
+        batch=batch,
+        learning_rate=learning_rate,
+        temperature=temperature,
+        id_dropout=id_dropout,
+        seed=seed,
+    )
+    try:
+        log = read_interactions(kind, folder)
+        training = Training(log, TrainSettings(model=model, epochs=epochs))
+        out.mkdir(parents=True, exist_ok=True)
+        with rows_progress(epochs, "training", quiet=as_json) as progress:
+
+            def told(done: int, numbers: dict[str, float]) -> None:
+                progress(done)
+                if not as_json:
+                    found = f"recall@50 {numbers['validation_recall']:.4f} on the validation part"
+                    note(f"epoch {done}: loss {numbers['loss']:.4f}, {found}")
+
+            report, parameters = training.run(out, resume=resume, told=told)
+        training.export(parameters, report, out)
+    except MissingLibrary as error:
+        fail(str(error), code=NOT_RUNNING)
+    except (CorpusError, OSError) as error:
+        fail(str(error), code=BAD_INPUT)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        _show(report, out)
+
+
+def _show(report: "TrainReport", out: Path) -> None:
+    click.echo(f"{report.log}: {report.train_events:,} likes learned from on {report.device}")
+    click.echo(f"recall@50 over {report.test_events:,} later likes, {report.test_new_items:,} of new items:")
+    click.echo(f"{'':24}{'all':>8}{'known users':>14}{'new items':>12}")
+    rows = {
+        f"two towers, epoch {report.best_epoch}": report.model,
+        "popularity": report.popularity,
+        "recent popularity": report.recent_popularity,
+    }
+    for label, found in rows.items():
+        click.echo(f"{label:24}{found.all:>8.4f}{found.known_users:>14.4f}{found.new_items:>12.4f}")
+    click.echo(f"embeddings of users and items in {out}, for freshet build-graph")
