@@ -20,8 +20,12 @@ DEBUG_VARIABLE = "FRESHET_DEBUG"
 COMMANDS = {
     "demo": "The whole loop on this machine, with simulated users.",
     "serve": "Serve slates and learn from feedback, embedded.",
+    "worker": "Join and learn from the Kafka topics.",
+    "init-topics": "Create the Kafka topics, or check them.",
+    "replay-dlq": "Send dead letters again.",
     "simulate": "Simulated users against a running server, or without one.",
     "build-graph": "From embeddings to the graph that is served.",
+    "train": "From logged interactions to embeddings.",
     "replay": "A recorded log through joiner and learner.",
     "evaluate": "What other policies would have earned on a log.",
     "verify": "Check the state against the ledger, bit for bit.",
@@ -67,7 +71,7 @@ def freshet() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and end the process."""
-    debug = bool(os.environ.pop(DEBUG_VARIABLE, ""))  # taken out, as the settings refuse what they do not know
+    debug = bool(os.environ.get(DEBUG_VARIABLE))
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its library would print what is said here in a sentence
     try:
         # Without standalone mode a command's exit code comes back, and interrupts are not swallowed.
