@@ -1,7 +1,7 @@
 """Feedback of callers to the source topics.
 
-Invariants: a future is done only when the broker has every record of the call on all in-sync replicas; what waits is
-bounded; the events of a request go to the partition that every producer with Kafka's default partitioner gives it.
+Invariants: a future is done only when the broker has every record of the call on all in-sync replicas; what waits
+is bounded; the events of a request go to the partition that producers with Kafka's default partitioner give it.
 """
 
 import threading

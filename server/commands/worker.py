@@ -1,0 +1,80 @@
+"""`freshet worker`: join and learn, on Kafka, until told to stop."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file; else the one FRESHET_CONFIG names.")
+@click.option("--bootstrap", default="127.0.0.1:9092", show_default=True, help="host:port of brokers.")
+@click.option("--prefix", default="freshet", show_default=True, help="First part of the topics' names.")
+@click.option("--group", default="", help="Consumer group; all workers that share the work have the same.")
+@click.option("--name", default="worker-0", show_default=True, help="Of this worker; kept over restarts.")
+@click.option("--graph", required=True, type=click.Path(path_type=Path), help="Graph artifact; the same for all.")
+@click.option("--data-dir", required=True, type=click.Path(path_type=Path), help="Stores; one worker at a time.")
+@click.option("--backend", type=click.Choice(["auto", "numba", "numpy"]), help="What adds the facts.")
+@click.option("--accept-gap", is_flag=True, help="Go on even if the broker has deleted what was not yet read.")
+@click.option(
+    "--session-timeout-ms", default=10_000, show_default=True, help="Silence after which others take over."
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level logged.")
+def worker(*, config: Path | None, backend: str | None, log_level: str | None, **given: Any) -> None:
+    """Join impressions with clicks and learn from them, sharing partitions with all workers of the group.
+
+    The join rule and the backend come from the settings, as for `freshet serve`. Exit codes: 0 stopped as told,
+    2 a setting is wrong, 3 could not start, 70 could not go on: start it again, it continues from what is on disk.
+    """
+    from aiokafka.errors import KafkaError
+
+    from bandits.artifact import DamagedGraph
+    from server.settings import SettingsError, load_settings
+    from streams.kafka.partition import WorkerError
+    from streams.kafka.run_worker import run_worker
+    from streams.kafka.worker_settings import WorkerSettings
+    from streams.store import StoreError
+
+    overrides: dict[str, Any] = {"backend": backend} if backend else {}
+    if log_level:
+        overrides["log"] = {"level": log_level}
+    try:
+        settings = load_settings(config, **overrides)
+    except SettingsError as error:
+        fail(str(error), code=BAD_INPUT)
+    _log_to_stderr(settings.log.level)
+    heartbeat_ms = max(given["session_timeout_ms"] // 5, 100)
+    try:
+        run_worker(
+            WorkerSettings(
+                backend=settings.backend,
+                rule=settings.join.rule(),
+                heartbeat_interval_ms=heartbeat_ms,
+                **given,
+            )
+        )
+    except (WorkerError, DamagedGraph, StoreError, KafkaError, OSError) as error:
+        fail(str(error), code=NOT_RUNNING)
+
+
+def _log_to_stderr(level: str) -> None:
+    """Lines of JSON on standard error, for the worker's own log and for the libraries' warnings."""
+    import structlog
+
+    number = logging.getLevelNamesMapping()[level.upper()]
+    frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.ExceptionRenderer(frames),
+            structlog.processors.JSONRenderer(default=str),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
