@@ -16,6 +16,7 @@ Keys, by first byte:
     D number     dead letter
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,12 @@ class Store:
             raise StoreError(f"the store in {folder} has format {found}, this release reads format {FORMAT}")
 
     def close(self) -> None:
-        """Close the database; its lock is free afterwards."""
+        """Close the database; its lock is free afterwards. What was written is on disk already."""
         if self._db is not None:
-            self._db.close()
+            # Closing flushes memory to tables, which fails on a full disk; the log holds it all the same.
+            with contextlib.suppress(Exception):  # rocksdict raises bare Exception
+                self._db.close()
+            self._db = None
 
     def head(self) -> state_pb2.StoreHead:
         """The positions, all zero for a new store.

@@ -133,3 +133,18 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StoreError, match="cannot be opened"):
             Store(path)
+
+
+def test_a_disk_that_is_full_does_not_stop_a_store_from_closing(tmp_path, monkeypatch):
+    """What was written is in the log already: a close that cannot flush lets go of the lock all the same."""
+
+    class FullDisk:
+        def close(self):
+            raise Exception("IO error: No space left on device")
+
+    store = Store(tmp_path / "store")
+    database = store._db
+    store._db = FullDisk()
+    store.close()
+    database.close()
+    Store(tmp_path / "store").close()
