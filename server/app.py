@@ -22,13 +22,13 @@ from server.http import HttpServer
 from server.limits import PRIOR_REFIT_S, SMALLEST_LOOP_GRACE_S, WARM_UP_CANDIDATES
 from server.listener import Listener
 from server.logs import make_logger
+from server.loops import Loop, make_loop
 from server.metrics import Metrics
 from server.pages import make_pages
 from server.scoring import fill_slate
 from server.settings import Settings, split_address
 from server.snapshot import Snapshot
 from server.vitals import Sample, Vitals
-from streams.embedded import EmbeddedLoop
 from streams.store import StoreError
 
 
@@ -69,7 +69,7 @@ class App:
         self.health = Health()
         self._backend = choose_backend(settings.backend)
         self.snapshot = Snapshot(self._backend)
-        self.loop: EmbeddedLoop | None = None
+        self.loop: Loop | None = None
         self._clock_ms = clock_ms
         self._log = make_logger(settings.log.level, settings.log.format)
         self._rules = make_rules(settings)
@@ -147,13 +147,11 @@ class App:
         # 1. Addresses first: a taken port is found before the store is touched.
         serving, operating = self._listeners = make_listeners(settings, gates, self.metrics, self._log)
         self._http = HttpServer(split_address(settings.http_address))
-        # 2. The store, and what is in its ledger.
-        self.loop = EmbeddedLoop(
-            settings.data_dir,
-            rule=settings.join.rule(),
-            limits=settings.loop.limits(),
-            backend=self._backend,
+        # 2. The loop: the store and what is in its ledger, or Kafka.
+        self.loop = make_loop(
+            settings,
             graph=graph,
+            backend=self._backend,
             on_change=self.snapshot.apply,
             clock_ms=self._clock_ms,
         )

@@ -14,6 +14,7 @@ from server.graph_changes import GraphChanges
 from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
 from server.interceptor import ServiceRules
 from server.listener import SPARE_THREADS, Listener
+from server.loops import Loop
 from server.metrics import Metrics
 from server.operations import CHANGES, OperationsService
 from server.recommender import ContextRules, RecommenderService
@@ -22,7 +23,6 @@ from server.scoring import SlateRules
 from server.settings import Settings
 from server.snapshot import Snapshot
 from server.vitals import Vitals
-from streams.embedded import EmbeddedLoop
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Parts:
     """
 
     settings: Settings
-    loop: EmbeddedLoop
+    loop: Loop
     snapshot: Snapshot
     rules: RulesInForce
     vitals: Vitals
@@ -151,6 +151,7 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
         changes=GraphChanges(parts.loop, graph_dir=settings.graph_dir, clock_ms=parts.clock_ms),
         vitals=parts.vitals,
         version=parts.version,
+        plumbing="kafka" if settings.kafka.bootstrap else "embedded",
         policy_name=parts.policy_name,
     )
     recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, serving.server)

@@ -11,10 +11,11 @@ from server import limits
 from server.errors import Refused, invalid_field, no_graph
 from server.graph_changes import GraphChanges
 from server.item_views import top_items, views_of
+from server.loops import Loop
 from server.requests import check_text
 from server.snapshot import Parameters, Snapshot
 from server.vitals import Vitals
-from streams.embedded import EmbeddedLoop, LoopFailed
+from streams.embedded import LoopFailed
 from streams.store import StoreError
 
 # The calls that change something; each is logged.
@@ -30,17 +31,19 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         changes: of the graph.
         vitals: how the server is doing.
         version: release of the server.
+        plumbing: "embedded" or "kafka".
         policy_name: gives the name of the default policy, as replies name it.
     """
 
     def __init__(
         self,
         *,
-        loop: EmbeddedLoop,
+        loop: Loop,
         snapshot: Snapshot,
         changes: GraphChanges,
         vitals: Vitals,
         version: str,
+        plumbing: str,
         policy_name: Callable[[], str],
     ) -> None:
         self._loop = loop
@@ -48,6 +51,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         self._changes = changes
         self._vitals = vitals
         self._version = version
+        self._plumbing = plumbing
         self._policy_name = policy_name
 
     def GetItem(  # noqa: N802 - the name of the RPC
@@ -94,7 +98,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
             state_hash = ""
         return operations_pb2.GetStatusResponse(
             version=self._version,
-            plumbing="embedded",
+            plumbing=self._plumbing,
             backend=vitals.loop.backend,
             graph_version=vitals.graph_version,
             clusters=vitals.clusters,

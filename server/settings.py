@@ -107,6 +107,13 @@ class LoopGroup(_Group):
         return LoopLimits(**self.model_dump())
 
 
+class KafkaGroup(_Group):
+    """Kafka mode: set `bootstrap`, and feedback goes to the topics and parameters come from the workers."""
+
+    bootstrap: str | None = Field(default=None, description="host:port of brokers, separated by commas; None = off")
+    prefix: str = Field(default="freshet", min_length=1, max_length=200, description="first part of topic names")
+
+
 class RpcGroup(_Group):
     """Bounds on calls."""
 
@@ -149,6 +156,7 @@ class Settings(BaseSettings):
     context: ContextGroup = ContextGroup()
     join: JoinGroup = JoinGroup()
     loop: LoopGroup = LoopGroup()
+    kafka: KafkaGroup = KafkaGroup()
     rpc: RpcGroup = RpcGroup()
     log: LogGroup = LogGroup()
 

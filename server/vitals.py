@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.limits import HISTORY_SAMPLES, SAMPLE_INTERVAL_S
+from server.loops import Loop
 from server.metrics import Metrics
 from server.snapshot import Snapshot
-from streams.embedded import EmbeddedLoop, LoopStatus
+from streams.embedded import LoopStatus
 
 _RATE_WINDOW = 10  # samples over which rates are averaged
 
@@ -64,7 +65,7 @@ class Vitals:
     """
 
     def __init__(
-        self, *, loop: EmbeddedLoop, snapshot: Snapshot, metrics: Metrics, on_sample: Callable[[Sample], None]
+        self, *, loop: Loop, snapshot: Snapshot, metrics: Metrics, on_sample: Callable[[Sample], None]
     ) -> None:
         self._loop = loop
         self._snapshot = snapshot

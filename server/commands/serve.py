@@ -32,6 +32,7 @@ MODES = ("exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "unifo
 @click.option("--operations-address", metavar="HOST:PORT", help="For the operators' network.")
 @click.option("--http-address", metavar="HOST:PORT", help="Metrics, health and the console page.")
 @click.option("--backend", type=click.Choice(["auto", "numba", "numpy"]), help="What adds and gathers the sums.")
+@click.option("--kafka", metavar="HOST:PORT", help="Kafka mode: brokers of the workers' topics.")
 @click.option("--mode", type=click.Choice(MODES), help="How to score where a request does not say.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level logged.")
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="How to log.")
@@ -43,6 +44,7 @@ MODES = ("exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "unifo
 def serve(
     *,
     config: Path | None,
+    kafka: str | None,
     mode: str | None,
     log_level: str | None,
     log_format: str | None,
@@ -52,6 +54,8 @@ def serve(
     **flat: Any,
 ) -> None:
     """Serve slates over gRPC and learn from feedback, in one process with its store on disk.
+
+    With --kafka feedback goes to the topics instead, and parameters come from `freshet worker`s.
 
     Settings come from options, the environment (FRESHET_DATA_DIR, FRESHET_POLICY__ALPHA, ...), files in
     /run/secrets and a TOML file, strongest first. SIGTERM and SIGINT stop the server: calls in flight are answered,
@@ -66,7 +70,11 @@ def serve(
     from server.settings import SettingsError, load_settings
 
     overrides = {name: value for name, value in flat.items() if value is not None}
-    groups = {"policy": {"mode": mode}, "log": {"level": log_level, "format": log_format}}
+    groups = {
+        "kafka": {"bootstrap": kafka},
+        "policy": {"mode": mode},
+        "log": {"level": log_level, "format": log_format},
+    }
     for name, group in groups.items():
         given = {key: value for key, value in group.items() if value is not None}
         if given:

@@ -1,0 +1,85 @@
+"""Where parameters come from and feedback goes to: the embedded loop, or Kafka and its workers.
+
+Both have the same methods; the rest of the server does not know which one it has.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+from bandits.backend import Backend
+from bandits.graph import Graph
+from freshet.v1 import events_pb2
+from server.settings import Settings
+from streams.change import Change
+from streams.embedded import EmbeddedLoop, GraphSwitch, LoopStatus
+
+
+class Loop(Protocol):
+    """What the server needs of a loop; the methods are those of `streams.embedded.EmbeddedLoop`."""
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph in force."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self, *, grace_s: float) -> None:
+        """Finish what was accepted."""
+
+    def offer_impressions(self, batch: events_pb2.ImpressionBatch) -> "Future[None]":
+        """Take validated impressions."""
+
+    def offer_clicks(self, batch: events_pb2.ClickBatch) -> "Future[None]":
+        """Take validated clicks."""
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop or resume learning."""
+
+    def load_graph(self, graph: Graph) -> GraphSwitch:
+        """Switch to another graph."""
+
+    def state_hash(self) -> str:
+        """Hash of all sums."""
+
+    def status(self) -> LoopStatus:
+        """What the loop is doing."""
+
+
+def make_loop(
+    settings: Settings,
+    *,
+    graph: Graph | None,
+    backend: Backend,
+    on_change: Callable[[Change], None],
+    clock_ms: Callable[[], int],
+) -> Loop:
+    """The loop that the settings ask for.
+
+    Raises:
+        ValueError: Kafka without a graph.
+        StoreError: the store of the embedded loop cannot be used.
+    """
+    if settings.kafka.bootstrap is None:
+        return EmbeddedLoop(
+            settings.data_dir,
+            rule=settings.join.rule(),
+            limits=settings.loop.limits(),
+            backend=backend,
+            graph=graph,
+            on_change=on_change,
+            clock_ms=clock_ms,
+        )
+    if graph is None:
+        raise ValueError("graph: expected the artifact that the workers learn under, got none")
+    # Only who runs on Kafka pays for its client.
+    from server.kafka_loop import KafkaLoop
+
+    return KafkaLoop(
+        settings.kafka.bootstrap,
+        prefix=settings.kafka.prefix,
+        limits=settings.loop.limits(),
+        graph=graph,
+        on_change=on_change,
+    )
