@@ -38,6 +38,8 @@ UNTUNED = {
     "C": "random beta_ts_edge",
 }
 
+OURS = "random_optimism=0.6"  # one setting for all scenarios and delays
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -114,7 +116,7 @@ def run(options: argparse.Namespace) -> Iterator[Cell]:
     """Every cell of the table asked for."""
     with ThreadPoolExecutor(options.jobs) as pool:
         for scenario in options.scenario:
-            texts = f"{UNTUNED[scenario]} {TUNED[scenario]}".split()
+            texts = f"{UNTUNED[scenario]} {TUNED[scenario]} {OURS}".split()
             policies = options.policy or [parse_policy(text) for text in texts]
             seeds = range(options.first_seed, options.first_seed + options.seeds)
             k = SCENARIOS[scenario].k

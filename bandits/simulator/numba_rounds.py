@@ -1,8 +1,8 @@
 """Compiled loop over rounds: candidates, truth, scores, slate, clicks, delayed feedback.
 
-Invariants: feedback of round q is applied before round t exactly where q + delay < t; equal scores go to the lowest
-item; every random draw comes from the generator passed in; edge sums are (a, d, b) = (sum w, sum w^2, sum w r), and a
-missing edge contributes 0.
+Invariants: feedback of round q is applied before round t exactly where q + delay < t; equal scores go to the
+lowest item; every random draw comes from the generator passed in; edge sums are (a, d, b) = (sum x, sum x^2,
+sum x r) with x = w but for `random_optimism`, and a missing edge has none.
 
 All of it is in one file, as the cache of a compiled function does not notice a change of what it calls elsewhere.
 """
@@ -10,7 +10,14 @@ All of it is in one file, as the cache of a compiled function does not notice a 
 import numpy as np
 from numba import njit
 
-from bandits.simulator.regret_policies import Kind
+from bandits.simulator.regret_policies import (
+    OFF_GRAPH_MEAN,
+    PRIOR_MEAN,
+    PRIOR_STRENGTH,
+    SHARPNESS,
+    STEADY,
+    Kind,
+)
 
 FIRST_EDGE_KIND, FIRST_FULL_KIND = int(Kind.BETA_EDGE), int(Kind.LINUCB_FULL)
 RANDOM, BETA_ITEM, BETA_EDGE = int(Kind.RANDOM), int(Kind.BETA_ITEM), int(Kind.BETA_EDGE)
@@ -18,6 +25,7 @@ EPSILON = (int(Kind.EPSILON_ITEM), int(Kind.EPSILON_CLUSTER))
 PER_CLUSTER = (int(Kind.EPSILON_CLUSTER), int(Kind.UCB1_CLUSTER))
 DIAG_UCB_WNORM, DIAG_TS = int(Kind.DIAG_UCB_WNORM), int(Kind.DIAG_TS)
 LINTS = int(Kind.LINTS_FULL)
+RANDOM_OPTIMISM = int(Kind.RANDOM_OPTIMISM)
 
 
 @njit(cache=True, nogil=True)
@@ -34,6 +42,8 @@ def play_rounds(kind, parameter, clusters, weights, uniforms, theta, lists, plac
     for j in range(len(inverse)):
         inverse[j] = np.eye(n_clusters)
     learned = np.zeros((len(inverse), 2, n_clusters))
+    immediate = kind == RANDOM_OPTIMISM
+    x = weights**SHARPNESS if kind == RANDOM_OPTIMISM else weights.copy()
     stamp, candidates = np.full(n_items, -1), np.empty(n_items + 1, np.int64)
     p, score, left = np.empty(n_items), np.empty(n_items), np.empty(n_items)
     for t in range(rounds):
@@ -41,13 +51,15 @@ def play_rounds(kind, parameter, clusters, weights, uniforms, theta, lists, plac
         if due >= 0:
             for z in range(slate_size):
                 j, r = actions[due, z], 1.0 * clicks[due, z]
-                learn_sums(edges, items, near, place, clusters[due], weights[due], j, r)
+                learn_sums(edges, items, near, place, clusters[due], x[due], j, 0.0 if immediate else 1.0, r)
                 if full:
                     learn_matrix(inverse[j], learned[j], clusters[due], weights[due], r)
         count = find_candidates(candidates, stamp, t, lists, clusters[t])
         among = candidates[:count]
         if full:
             score_full(kind, parameter, inverse, learned, among, clusters[t], weights[t], score, rng)
+        elif kind == RANDOM_OPTIMISM:
+            score_optimism(parameter, edges, place, among, clusters[t], weights[t], score, rng)
         elif kind >= FIRST_EDGE_KIND:
             score_edges(kind, parameter, edges, place, among, clusters[t], weights[t], score, rng)
         else:
@@ -61,6 +73,8 @@ def play_rounds(kind, parameter, clusters, weights, uniforms, theta, lists, plac
             regret[t] -= p[chosen]
             actions[t, z] = among[chosen]
             clicks[t, z] = uniforms[t, z] < p[chosen]
+            if immediate:
+                learn_sums(edges, items, near, place, clusters[t], x[t], among[chosen], 1.0, 0.0)
     return actions, clicks, regret
 
 
@@ -98,18 +112,18 @@ def take_largest(values, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def learn_sums(edges, items, near, place, clusters, weights, j, r):  # type: ignore[no-untyped-def]
-    """Add one impression of item j with reward r to the sums of edges, items and (nearest cluster, item)."""
+def learn_sums(edges, items, near, place, clusters, x, j, shown, r):  # type: ignore[no-untyped-def]
+    """Add `shown` impressions of item j and reward r to the sums of edges, items and (nearest cluster, item)."""
     for k in range(len(clusters)):
-        at, w = place[clusters[k], j], weights[k]
+        at = place[clusters[k], j]
         if at >= 0:
             edge = edges[clusters[k], at]
-            edge[0] += w
-            edge[1] += w * w
-            edge[2] += w * r
-    items[j, 0] += 1.0
+            edge[0] += x[k] * shown
+            edge[1] += x[k] * x[k] * shown
+            edge[2] += x[k] * r
+    items[j, 0] += shown
     items[j, 1] += r
-    near[clusters[0], j, 0] += 1.0
+    near[clusters[0], j, 0] += shown
     near[clusters[0], j, 1] += r
 
 
@@ -171,6 +185,25 @@ def score_edges(kind, parameter, edges, place, candidates, clusters, weights, sc
             score[i] = mean + parameter * np.sqrt(variance) * rng.standard_normal()
         else:
             score[i] = mean + parameter * np.sqrt(variance)
+
+
+@njit(cache=True)
+def score_optimism(v, edges, place, candidates, clusters, weights, score, rng):  # type: ignore[no-untyped-def]
+    """Scores of `random_optimism`, whose formula stands in `regret_policies`."""
+    for i in range(len(candidates)):
+        mean, variance = 0.0, 0.0
+        for k in range(len(clusters)):
+            at, w = place[clusters[k], candidates[i]], weights[k]
+            if at < 0:
+                mean += w * OFF_GRAPH_MEAN
+                continue
+            a, d, b = edges[clusters[k], at]
+            ratio = a / d if d > 0.0 else 0.0
+            n = a * ratio + PRIOR_STRENGTH
+            mean += w * ((b * ratio + PRIOR_MEAN * PRIOR_STRENGTH) / n)
+            variance += w * w * (0.25 / n)
+        optimism = STEADY + (1.0 - STEADY) * np.sqrt(rng.standard_exponential())
+        score[i] = mean + v * np.sqrt(variance) * optimism
 
 
 @njit(cache=True)

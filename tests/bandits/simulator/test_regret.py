@@ -72,6 +72,7 @@ class Reference:
     def __init__(self, world: Environment, rounds: Stream, chosen: RegretPolicy, rng: np.random.Generator) -> None:
         self.world, self.rounds, self.policy, self.rng = world, rounds, chosen, rng
         self.history: list[tuple[int, int, float]] = []  # round, item, reward
+        self.shown: list[tuple[int, int]] = []  # round, item, with or without feedback
 
     def context(self, t: int) -> np.ndarray:
         x = np.zeros(len(self.world.theta))
@@ -102,6 +103,8 @@ class Reference:
             bonus = 0.0 if "eps" in self.policy.name else parameter * np.sqrt(2 * np.log(len(seen)) / n)
             return s / n + bonus
         x = self.context(t)
+        if kind == Kind.RANDOM_OPTIMISM:
+            return self.optimism(x, j)
         shown = np.array([self.context(q) for q, _, _ in own]).reshape(n, len(x))
         rewards = np.array([reward for _, _, reward in own])
         draw = self.rng.standard_normal() if kind in (Kind.LINTS_FULL, Kind.DIAG_TS) else 1.0
@@ -116,6 +119,23 @@ class Reference:
         mean = (w * b / (1 + (a if kind == Kind.DIAG_UCB_WNORM else d))).sum()
         return mean + draw * parameter * np.sqrt((w**2 / (1 + d)).sum())
 
+    def optimism(self, x: np.ndarray, j: int) -> float:
+        """As the formula reads: impressions count when shown, rewards when they come."""
+        sharp = np.array([self.context(q) ** 1.5 for q, item in self.shown if item == j]).reshape(-1, len(x))
+        earned = sum((self.context(q) ** 1.5 * r for q, item, r in self.history if item == j), np.zeros(len(x)))
+        mean = variance = 0.0
+        for c in np.flatnonzero(x):
+            if j not in self.world.lists[c]:
+                mean += x[c] * 0.06
+                continue
+            a, d = sharp[:, c].sum(), (sharp[:, c] ** 2).sum()
+            n = a**2 / d if d else 0.0
+            average = earned[c] / a if d else 0.0
+            mean += x[c] * (n * average + 7 * 0.36) / (n + 7)
+            variance += x[c] ** 2 / (4 * (n + 7))
+        draw = 0.6 + 0.4 * np.sqrt(self.rng.standard_exponential())
+        return mean + self.policy.parameter * np.sqrt(variance) * draw
+
 
 def play_slowly(chosen: RegretPolicy, rounds: Stream, slate_size: int, delay: int, seed: int) -> Played:
     """The definition of a run, in Python."""
@@ -129,6 +149,7 @@ def play_slowly(chosen: RegretPolicy, rounds: Stream, slate_size: int, delay: in
         order = np.argsort(-np.array(reference.scores(t, candidates)), kind="stable")
         slate = candidates[order[:slate_size]]
         clicked = rounds.uniforms[t, :slate_size] < p[slate]
+        reference.shown += [(t, int(j)) for j in slate]
         waiting += [(t, int(j), float(r)) for j, r in zip(slate, clicked, strict=True)]
         actions.append(slate)
         clicks.append(clicked)
