@@ -58,7 +58,7 @@ def embedded_hash(cluster: Cluster, folder: Path) -> str:
         loop.stop(grace_s=10)
 
 
-@pytest.mark.parametrize(("partitions", "item_partitions", "workers"), [(1, 1, 1), (2, 8, 2), (8, 2, 3), (8, 8, 1)])
+@pytest.mark.parametrize(("partitions", "item_partitions", "workers"), [(1, 8, 1), (2, 1, 3), (8, 2, 2)])
 def test_same_state_as_the_embedded_loop(
     kafka: str, topic_prefix: str, tmp_path: Path, partitions: int, item_partitions: int, workers: int
 ) -> None:
