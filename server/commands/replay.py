@@ -3,9 +3,11 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from server.commands.kafka_topics import kafka_options
 
 _ROWS_ASKED = 20_000
 _FEWEST_REWARDED = 10
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["kuairand", "open-bandit", "jsonl"]))
-@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.argument("kind", required=False, type=click.Choice(["kuairand", "open-bandit", "jsonl"]))
+@click.argument("path", required=False, type=click.Path(path_type=Path, exists=True))
+@kafka_options("Fold the source topics of these brokers instead of a file.", name="--from-kafka")
 @click.option("--batch-rows", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Micro-batch.")
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", "numba", "numpy"]))
 @click.option(
@@ -41,8 +44,12 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def replay(
-    kind: str,
-    path: Path,
+    kind: str | None,
+    path: Path | None,
+    bootstrap: str | None,
+    prefix: str,
+    graph: Path | None,
+    config: Path | None,
     batch_rows: int,
     backend: str,
     mode: str,
@@ -56,7 +63,8 @@ def replay(
 ) -> None:
     """Fold a recorded log: KIND is the format of PATH.
 
-    For kuairand PATH is a folder, for open-bandit a CSV file, for jsonl a .jsonl or .jsonl.gz file.
+    For kuairand PATH is a folder, for open-bandit a CSV file, for jsonl a .jsonl or .jsonl.gz file. With
+    --from-kafka the log is what the source topics hold, whatever their partitions.
 
     Counts and state hash depend on the log alone, not on the micro-batches. Exit codes: 0 done, 2 the log cannot
     be read, 3 the server is gone.
@@ -70,6 +78,11 @@ def replay(
     from streams.replay import PolicyAsker
     from streams.replay import replay as fold
 
+    if bootstrap:
+        _from_kafka(bootstrap, prefix, graph, config, backend, as_json=as_json)
+        return
+    if kind is None or path is None:
+        fail("expected KIND and PATH of a log, or --from-kafka", code=2)
     try:
         log = _read(kind, path)
     except LogError as error:
@@ -100,6 +113,39 @@ def replay(
         print_json(asdict(report))
     else:
         _show(report)
+
+
+def _from_kafka(
+    bootstrap: str, prefix: str, graph: Path | None, config: Path | None, backend: str, *, as_json: bool
+) -> None:
+    from bandits.sums import state_hash
+    from server.commands.kafka_topics import on_topics
+    from server.commands.output import print_json, rows_progress
+    from streams.kafka.verify_topics import fold_sources
+
+    with rows_progress(None, "replaying", quiet=as_json) as progress:
+        began = time.perf_counter()
+        folded = on_topics(fold_sources, bootstrap, prefix, graph, config, backend, progress)
+        seconds = time.perf_counter() - began
+    report = {
+        "rows": folded.rows,
+        "clicks": folded.clicks,
+        "refused": folded.refused,
+        "clicks_waiting": folded.waiting,
+        **folded.tally.as_dict(),
+        "seconds": seconds,
+        "events_per_second": (folded.rows + folded.clicks) / max(seconds, 1e-9),
+        "state_hash": state_hash(folded.learner.graph, folded.learner.sums),
+    }
+    if as_json:
+        print_json(report)
+    else:
+        _show_values(report)
+
+
+def _show_values(report: dict[str, Any]) -> None:
+    for name, value in report.items():
+        click.echo(f"{name:>24}  {value:,.1f}" if isinstance(value, float) else f"{name:>24}  {value}")
 
 
 def _read(kind: str, path: Path) -> "EventLog":
@@ -139,8 +185,7 @@ def _send(address: str, log: "EventLog", batch_rows: int, patience_s: float, *, 
     if as_json:
         print_json(report)
     else:
-        for name, value in report.items():
-            click.echo(f"{name:>18}  {value:,.1f}" if isinstance(value, float) else f"{name:>18}  {value}")
+        _show_values(report)
 
 
 def _show(report: "ReplayReport") -> None:

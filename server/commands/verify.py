@@ -5,30 +5,49 @@ from pathlib import Path
 
 import click
 
+from server.commands.kafka_topics import kafka_options
+
 
 @click.command()
-@click.option("--data-dir", required=True, type=click.Path(path_type=Path), help="Data directory of the server.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of an embedded server.")
+@kafka_options("Check the topics of these brokers instead.")
 @click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", "numba", "numpy"]))
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def verify(data_dir: Path, backend: str, as_json: bool) -> None:
+def verify(
+    data_dir: Path | None,
+    bootstrap: str | None,
+    prefix: str,
+    graph: Path | None,
+    config: Path | None,
+    backend: str,
+    as_json: bool,
+) -> None:
     """Check that the state is the fold of the ledger and the ledger the join of the source log.
 
-    The server may be running: the store is read as it was when opened. Exit codes: 0 everything holds, 1 something
-    differs, 3 the store cannot be read.
+    Servers and workers may be running: what is compared is read as it was at one moment. Exit codes: 0 everything
+    holds, 1 something differs, 2 wrong options, 3 the store or the topics cannot be read.
     """
     from bandits.backend import choose_backend
+    from server.commands.kafka_topics import on_topics
     from server.commands.output import fail, print_json, rows_progress
     from streams.outcome_codec import LedgerError
     from streams.store import StoreError
     from streams.verify import verify_store
 
-    try:
-        with rows_progress(None, "verifying", quiet=as_json) as progress:
-            result = verify_store(
-                data_dir, backend=choose_backend(backend), progress=lambda done, _total: progress(done)
-            )
-    except (StoreError, LedgerError) as error:
-        fail(str(error), code=3)
+    if (data_dir is None) == (bootstrap is None):
+        fail("expected --data-dir or --kafka, one of them", code=2)
+    with rows_progress(None, "verifying", quiet=as_json) as progress:
+        if data_dir is None:
+            from streams.kafka.verify_topics import verify_topics
+
+            result = on_topics(verify_topics, bootstrap, prefix, graph, config, backend, progress)
+        else:
+            try:
+                result = verify_store(
+                    data_dir, backend=choose_backend(backend), progress=lambda done, _total: progress(done)
+                )
+            except (StoreError, LedgerError) as error:
+                fail(str(error), code=3)
     if as_json:
         print_json(asdict(result) | {"ok": result.ok})
     else:

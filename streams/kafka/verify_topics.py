@@ -1,0 +1,291 @@
+"""Recomputes what the topics hold from each other, and compares bit for bit.
+
+Three questions, asked while workers may run: are the parameter rows the fold of the ledger up to their marks; is
+the ledger what the joiners make of the source topics; is every consumed event accounted for once. The source log
+is joined in micro-batches of our own, one joiner a partition: whether a pair joins depends on the pair alone.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from faust.types import TP
+
+from bandits.backend import Backend
+from bandits.graph import Graph
+from bandits.join_rule import JoinRule
+from bandits.joiner import Joiner
+from bandits.joiner_change import Tally
+from bandits.learner import Learner
+from bandits.sums import Sums, state_hash
+from freshet.v1 import parameters_pb2
+from streams.event_codec import click_columns, impression_columns
+from streams.kafka.chunk import LogRecord
+from streams.kafka.ledger import decode_delivery
+from streams.kafka.log_reader import LogReader, open_reader
+from streams.kafka.parameter_rows import is_fence, is_mark
+from streams.kafka.source_codec import click_decoder, impression_decoder
+from streams.outcome_codec import decode_outcomes
+from streams.row_codec import decode_rows, place_rows
+from streams.topics import TopicNames
+from streams.verify import Check, Verification
+
+_CLIENT = "freshet-verify"
+Positions = dict[TP, int]
+
+
+@dataclass
+class SourceFold:
+    """The source log joined and learned anew.
+
+    Attributes:
+        learner: what was learned.
+        tally: of all joiners together.
+        rows, clicks: shown items and clicks that were consumed, refused ones left out.
+        refused: records and events that are no valid events.
+        waiting: clicks that still wait.
+    """
+
+    learner: Learner
+    tally: Tally = field(default_factory=Tally)
+    rows: int = 0
+    clicks: int = 0
+    refused: int = 0
+    waiting: int = 0
+
+
+async def fold_sources(
+    bootstrap: str,
+    *,
+    prefix: str,
+    graph: Graph,
+    rule: JoinRule,
+    backend: Backend,
+    progress: Callable[[int], None],
+    until: Positions | None = None,
+) -> SourceFold:
+    """Join and learn the source topics from their beginning.
+
+    Args:
+        bootstrap: host:port of brokers, separated by commas.
+        prefix: first part of the topics' names.
+        graph: to learn under.
+        rule: the join rule of the workers.
+        backend: adds the facts.
+        progress: told the number of records read.
+        until: where to stop in each partition; None = at its end now.
+    """
+    names = TopicNames(prefix)
+    result = SourceFold(Learner.empty(graph, backend))
+    connect = open_reader(bootstrap, client_id=_CLIENT)
+    async with connect as shown, open_reader(bootstrap, client_id=_CLIENT) as clicked:
+        for number in range(await shown.partitions(names.impressions)):
+            tps = (TP(names.impressions, number), TP(names.clicks, number))
+            bounds = await shown.bounds(tps)
+            ends = {tp: bounds[tp][1] if until is None else until.get(tp, bounds[tp][0]) for tp in tps}
+            await _fold_partition(result, number, rule, (shown, clicked), tps, bounds, ends, progress)
+    return result
+
+
+async def verify_topics(
+    bootstrap: str,
+    *,
+    prefix: str,
+    graph: Graph,
+    rule: JoinRule,
+    backend: Backend,
+    progress: Callable[[int], None],
+) -> Verification:
+    """Check the topics against each other; arguments as in `fold_sources`."""
+    names = TopicNames(prefix)
+    async with open_reader(bootstrap, client_id=_CLIENT) as reader:
+        # Rows first, ledger next, sources last: each is then at least as far as what is compared with it.
+        published = await _read_rows(reader, names, graph)
+        ledger = await _fold_ledger(reader, names, graph, backend, published.marks)
+    sources = await fold_sources(
+        bootstrap,
+        prefix=prefix,
+        graph=graph,
+        rule=rule,
+        backend=backend,
+        progress=progress,
+        until=ledger.positions,
+    )
+    rows_hash, marks_hash = state_hash(graph, published.sums), ledger.hash_at_marks
+    ledger_hash, sources_hash = state_hash(graph, ledger.learner.sums), state_hash(graph, sources.learner.sums)
+    return Verification(
+        checks=[
+            _equal("rows = fold(ledger)", rows_hash, marks_hash),
+            _equal("fold(ledger) = fold(join(sources))", ledger_hash, sources_hash),
+            *_conserved(sources),
+        ],
+        state_hash=rows_hash,
+        folded_hash=sources_hash,
+        ledger_records=ledger.records,
+        counts=sources.tally.as_dict() | {"clicks_waiting": sources.waiting, "refused": sources.refused},
+    )
+
+
+@dataclass
+class _Published:
+    sums: Sums
+    marks: dict[int, int] = field(default_factory=dict)
+
+
+async def _read_rows(reader: LogReader, names: TopicNames, graph: Graph) -> _Published:
+    published = _Published(Sums.zeros(graph))
+    row_position = np.zeros(graph.n_items, np.int64)
+    tps = [TP(names.parameters, number) for number in range(await reader.partitions(names.parameters))]
+    async for tp, records in reader.read(await reader.bounds(tps)):
+        rows: list[LogRecord] = []
+        for record in records:
+            if is_mark(record.key or b""):
+                mark = parameters_pb2.PartitionMark.FromString(record.value or b"")
+                published.marks[tp.partition] = max(published.marks.get(tp.partition, 0), mark.position)
+            elif not is_fence(record.key or b"") and record.value is not None:
+                rows.append(record)
+        if rows:
+            item_ids = [(record.key or b"").decode() for record in rows]
+            decoded = decode_rows(item_ids, [record.value or b"" for record in rows])
+            place_rows(graph, decoded, published.sums, row_position)
+    return published
+
+
+@dataclass
+class _Ledger:
+    learner: Learner
+    hash_at_marks: str = ""
+    positions: Positions = field(default_factory=dict)
+    records: int = 0
+    epochs: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+async def _fold_ledger(
+    reader: LogReader, names: TopicNames, graph: Graph, backend: Backend, marks: dict[int, int]
+) -> _Ledger:
+    """Fold up to the marks, take the hash, go on to the end."""
+    ledger = _Ledger(Learner.empty(graph, backend))
+    tps = [TP(names.outcomes, number) for number in range(await reader.partitions(names.outcomes))]
+    bounds = await reader.bounds(tps)
+    at_mark = {tp: min(max(marks.get(tp.partition, 0), bounds[tp][0]), bounds[tp][1]) for tp in tps}
+    applied: dict[int, dict[int, int]] = {tp.partition: {} for tp in tps}
+    for stretches in (
+        {tp: (bounds[tp][0], at_mark[tp]) for tp in tps},
+        {tp: (at_mark[tp], bounds[tp][1]) for tp in tps},
+    ):
+        async for tp, records in reader.read(stretches):
+            for record in records:
+                _fold_record(ledger, applied[tp.partition], tp.partition, record, names)
+        ledger.hash_at_marks = ledger.hash_at_marks or state_hash(graph, ledger.learner.sums)
+    return ledger
+
+
+def _fold_record(
+    ledger: _Ledger, applied: dict[int, int], partition: int, record: LogRecord, names: TopicNames
+) -> None:
+    value = record.value or b""
+    outcomes, delivery = decode_outcomes(value), decode_delivery(value)
+    joiner = outcomes.joiner_partition
+    # As a learner does: what a replaced owner wrote behind its successor's fence is not heard.
+    if delivery.epoch < ledger.epochs.get((partition, joiner), 0):
+        return
+    ledger.epochs[partition, joiner] = delivery.epoch
+    if delivery.fence:
+        return
+    ledger.records += 1
+    ledger.learner.applied = applied  # a sequence is dropped where this partition has had it
+    # An item belongs to one partition, whose offsets its row follows.
+    ledger.learner.apply(outcomes, offset=record.offset)
+    for topic, position in (
+        (names.impressions, outcomes.impressions_position),
+        (names.clicks, outcomes.clicks_position),
+    ):
+        tp = TP(topic, joiner)
+        ledger.positions[tp] = max(ledger.positions.get(tp, 0), position)
+
+
+async def _fold_partition(
+    result: SourceFold,
+    number: int,
+    rule: JoinRule,
+    readers: tuple[LogReader, LogReader],
+    tps: tuple[TP, TP],
+    bounds: dict[TP, tuple[int, int]],
+    ends: Positions,
+    progress: Callable[[int], None],
+) -> None:
+    joiner = Joiner(rule, partition=number)
+    shown_decoder, click_reader = impression_decoder(rule), click_decoder(rule)
+    clocks = [0, 0]
+    pair = [_Piecewise(reader, tp, bounds[tp][0], ends[tp]) for reader, tp in zip(readers, tps, strict=True)]
+    while await pair[0].fill() | await pair[1].fill():
+        # Both topics advance together in time, so that no click waits long for its row.
+        until_ms = min(piece.records[-1].timestamp for piece in pair if piece.records)
+        shown = shown_decoder.decode(pair[0].take(until_ms), clock_ms=clocks[0])
+        clicked = click_reader.decode(pair[1].take(until_ms), clock_ms=clocks[1])
+        clocks = [shown.clock_ms, clicked.clock_ms]
+        impressions, clicks = impression_columns(shown.records), click_columns(clicked.records, rule)
+        outcomes, change = joiner.join(impressions, clicks, clock_ms=min(clocks))
+        result.learner.apply(replace(outcomes, joiner_partition=number), offset=result.learner.position)
+        joiner.apply(change)
+        result.rows += len(impressions.item_ids)
+        result.clicks += len(clicks)
+        result.refused += len(shown.refused) + len(clicked.refused)
+        progress(sum(piece.taken for piece in pair))
+    for name in Tally.names():
+        setattr(result.tally, name, getattr(result.tally, name) + getattr(joiner.tally, name))
+    result.waiting += joiner.waiting_clicks
+
+
+class _Piecewise:
+    """A stretch of one partition, taken in parts by time."""
+
+    def __init__(self, reader: LogReader, tp: TP, start: int, end: int) -> None:
+        self._pieces = reader.read({tp: (start, end)})
+        self.records: deque[LogRecord] = deque()
+        self.taken = 0
+
+    async def fill(self) -> bool:
+        """Have records, unless there are no more."""
+        while not self.records:
+            piece = await anext(self._pieces, None)
+            if piece is None:
+                return False
+            self.records.extend(piece[1])
+        return True
+
+    def take(self, until_ms: int) -> Sequence[LogRecord]:
+        """What was ingested up to a time; all of it if that is the time of its own last record."""
+        own = bool(self.records) and until_ms == self.records[-1].timestamp
+        taken: list[LogRecord] = []
+        while self.records and (own or self.records[0].timestamp <= until_ms):
+            taken.append(self.records.popleft())
+        self.taken += len(taken)
+        return taken
+
+
+def _equal(name: str, found: str, expected: str) -> Check:
+    detail = f"both have state hash {found}" if found == expected else f"state hash {found}, expected {expected}"
+    return Check(name, found == expected, detail)
+
+
+def _conserved(sources: SourceFold) -> list[Check]:
+    tally = sources.tally
+    rows = (
+        tally.impressions_accepted + tally.impressions_duplicate + tally.impressions_late + tally.impressions_dead
+    )
+    decided = tally.clicks_joined + tally.clicks_duplicate + tally.clicks_late + tally.clicks_unmatched
+    clicks = decided + tally.clicks_dead + sources.waiting
+    return [
+        Check(
+            "accepted + duplicate + late + dead = shown items",
+            rows == sources.rows,
+            f"{rows} of {sources.rows} shown items accounted for",
+        ),
+        Check(
+            "joined + duplicate + late + unmatched + dead + waiting = clicks",
+            clicks == sources.clicks,
+            f"{clicks} of {sources.clicks} clicks accounted for",
+        ),
+    ]
