@@ -40,13 +40,18 @@ class ClusterSettings:
 
 
 def cluster_users(
-    users: Float32, settings: ClusterSettings, *, progress: Callable[[int], None] = lambda done: None
+    users: Float32,
+    settings: ClusterSettings,
+    *,
+    start: Float32 | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> Float32:
     """Centroids of user embeddings, float32 of shape (n_clusters, dim), each of length 1.
 
     Args:
         users: float32 of shape (n_users, dim), finite, no row all zero.
         settings: number of clusters, seed, effort.
+        start: centroids to begin with, float32 of shape (n_clusters, dim); None = distinct users, drawn.
         progress: told the iterations done so far.
 
     Raises:
@@ -58,7 +63,11 @@ def cluster_users(
     points = unit_rows(sample_users(users, settings.most_users, rng))
     if not points.any(axis=1).all():
         raise CorpusError(f"users: expected directions, got {int((~points.any(axis=1)).sum())} rows of zeros")
-    centroids = _first_centroids(points, settings.n_clusters, rng)
+    if start is not None and start.shape != (settings.n_clusters, points.shape[1]):
+        raise CorpusError(f"start: expected shape {(settings.n_clusters, points.shape[1])}, got {start.shape}")
+    if len(points) < settings.n_clusters:
+        raise CorpusError(f"users: expected {settings.n_clusters} or more (clusters), got {len(points)}")
+    centroids = _first_centroids(points, settings.n_clusters, rng) if start is None else unit_rows(start)
     if len(points) == settings.n_clusters:
         return centroids
     for iteration in range(settings.iterations):
@@ -89,10 +98,9 @@ def sample_users(users: Float32, most: int, rng: np.random.Generator) -> Float32
 
 def _first_centroids(points: Float32, n_clusters: int, rng: np.random.Generator) -> Float32:
     """Distinct points in random order: equal ones would make clusters without users."""
-    if len(points) >= n_clusters:
-        chosen = points[rng.permutation(len(points))[:n_clusters]]
-        if len(np.unique(chosen, axis=0)) == n_clusters:
-            return chosen
+    chosen = points[rng.permutation(len(points))[:n_clusters]]
+    if len(np.unique(chosen, axis=0)) == n_clusters:
+        return chosen
     distinct = np.unique(points, axis=0)
     if len(distinct) < n_clusters:
         raise CorpusError(f"users: expected {n_clusters} distinct directions or more, got {len(distinct)}")

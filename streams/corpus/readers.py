@@ -54,9 +54,9 @@ def read_interactions(kind: str, folder: Path) -> Interactions:
 
 
 def _kuairand(folder: Path) -> Interactions:
-    events = _csv(folder / "impressions.csv.gz", ("user_id", "video_id", "time_ms", "is_click"))
-    users = _csv(folder / "user_features_pure.csv.gz", ("user_id",))
-    items = _csv(folder / "video_features_basic_pure.csv.gz", ("video_id",))
+    events = read_table(folder / "impressions.csv.gz", ("user_id", "video_id", "time_ms", "is_click"))
+    users = read_table(folder / "user_features_pure.csv.gz", ("user_id",))
+    items = read_table(folder / "video_features_basic_pure.csv.gz", ("video_id",))
     liked = np.array([cell == "1" for cell in events["is_click"]], bool)
     return _assemble(
         "kuairand",
@@ -103,8 +103,8 @@ def _tables(folder: Path) -> Interactions:
         zipped = folder / f"{name}.gz"
         return zipped if zipped.is_file() else folder / name
 
-    events = _csv(find("events.csv"), ("user_id", "item_id", "time_ms"))
-    users, items = _csv(find("users.csv"), ("user_id",)), _csv(find("items.csv"), ("item_id",))
+    events = read_table(find("events.csv"), ("user_id", "item_id", "time_ms"))
+    users, items = read_table(find("users.csv"), ("user_id",)), read_table(find("items.csv"), ("item_id",))
     liked = [cell not in ("", "0") for cell in events.get("liked", ["1"] * len(events["user_id"]))]
     return _assemble(
         "tables",
@@ -171,7 +171,12 @@ def _places(folder: Path, ids: Sequence[str]) -> dict[str, int]:
     return places
 
 
-def _csv(path: Path, needed: tuple[str, ...]) -> dict[str, list[str]]:
+def read_table(path: Path, needed: tuple[str, ...]) -> dict[str, list[str]]:
+    """Columns of a CSV file with a header, gzipped if its name ends in .gz.
+
+    Raises:
+        CorpusError: no such file, no table, or a needed column is missing.
+    """
     rows = list(_rows(path, ","))
     header = rows[0] if rows else []
     missing = [name for name in needed if name not in header]

@@ -74,7 +74,7 @@ def test_the_same_seed_writes_the_same_bytes_on_any_number_of_threads(corpus):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--clusters", "401"), "expected 401 distinct directions"),
+        (("--clusters", "401"), "expected 401 or more (clusters), got 400"),
         (("--items", "{}/nothing.npy"), "nothing.npy: expected a file"),
         (("--item-ids", "{}/users.npy"), "expected text in UTF-8"),
         (("--out", "{}"), "expected a new directory"),
