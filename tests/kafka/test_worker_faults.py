@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 from kafka_broker import LocalBroker
 
@@ -113,3 +113,73 @@ def move_offsets(bootstrap: str, group: str, topics: list[str], offset: int) -> 
             except Exception:
                 assert time.monotonic() < deadline
                 time.sleep(0.3)
+
+
+@pytest.mark.timeout(120)
+def test_deleted_records_are_not_passed_over_silently(kafka: str, topic_prefix: str, tmp_path: Path) -> None:
+    """A worker whose next records are deleted refuses with both offsets, until it is told to accept the gap."""
+    cluster = Cluster(kafka, topic_prefix, tmp_path, source_partitions=1, item_partitions=1)
+    source = cluster.feed(24)
+    try:
+        cluster.start(0)
+        source.step(50)
+        source.flush()
+        cluster.wait_until_learned()
+        cluster.kill(0)
+        before = end_of(kafka, cluster.names.clicks)
+        source.step(50)
+        source.flush()
+        end = end_of(kafka, cluster.names.clicks)
+        with KafkaAdminClient(bootstrap_servers=kafka) as admin:
+            admin.delete_records({TopicPartition(cluster.names.clicks, 0): end})
+        refused = cluster.start(0)
+        assert refused.wait(30) == 70
+        assert f"is at offset {before}, but the broker has deleted everything before {end}" in cluster.last_words()
+        cluster.settings["accept_gap"] = True
+        cluster.start(0)
+        late = cluster.feed(25)
+        late.requests = 10_000
+        late.step(50)
+        late.finish()
+        late.close()
+        deadline = time.monotonic() + 30
+        while sum(n for n, _ in cluster.learned().items.values()) != shown_items(cluster):
+            assert time.monotonic() < deadline, cluster.last_words()
+            time.sleep(0.2)
+    finally:
+        cluster.stop()
+        source.close()
+
+
+@pytest.mark.timeout(60)
+def test_a_told_worker_stops_in_order(kafka: str, topic_prefix: str, tmp_path: Path) -> None:
+    """SIGTERM under load ends the worker with exit code 0, and another continues exactly where it was."""
+    cluster = Cluster(kafka, topic_prefix, tmp_path, source_partitions=2, item_partitions=2)
+    source = cluster.feed(26)
+    try:
+        cluster.start(0)
+        source.step(50)
+        source.flush()
+        cluster.wait_until_learned()
+        feed_for(source, 0.5)
+        assert cluster.kill(0, signal.SIGTERM) == 0, cluster.last_words(40)
+        cluster.start(1)
+        source.finish()
+        cluster.wait_until_learned()
+    finally:
+        cluster.stop()
+        source.close()
+
+
+def end_of(bootstrap: str, topic: str) -> int:
+    """End of the only partition of a topic."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
+    try:
+        return consumer.end_offsets([TopicPartition(topic, 0)])[TopicPartition(topic, 0)]
+    finally:
+        consumer.close()
+
+
+def shown_items(cluster: Cluster) -> int:
+    """Impressions of the items of the graph, all of which must have been learned."""
+    return sum(n for n, _ in cluster.expected().items.values())
