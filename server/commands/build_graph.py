@@ -27,6 +27,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--top-w", default=200, show_default=True, type=click.IntRange(1, 100_000), help="Items of a cluster."
 )
+@click.option(
+    "--least-clusters",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 64),
+    help="Join items that fewer clusters chose to their nearest; from 1 on every item can be found.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
 @click.option("--sample", default=0, type=click.IntRange(0), help="Users to cluster; 0 = 50 a cluster.")
 @click.option("--iterations", default=10, show_default=True, type=click.IntRange(1, 1_000), help="Of k-means.")
@@ -45,6 +52,7 @@ def build_graph(
     item_ids: Path | None,
     n_clusters: int,
     top_w: int,
+    least_clusters: int,
     seed: int,
     sample: int,
     iterations: int,
@@ -54,7 +62,7 @@ def build_graph(
     report_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Cluster users and join every cluster to its W nearest items.
+    """Cluster users and join every cluster to its W nearest items, and on request every item to a cluster.
 
     Prints degree distributions, how much of the corpus has a cluster, and how many items no user can reach.
 
@@ -84,12 +92,19 @@ def build_graph(
             item_ids=ids,
             clusters=settings,
             top_w=top_w,
+            least_clusters=least_clusters,
             version=version,
             stage=stage,
         )
         with stage("looking at users", len(user_rows)) as progress:
             counts = count_graph(corpus, user_rows, k=k, seed=seed, progress=progress)
-        attributes = {"clusters": n_clusters, "iterations": iterations, "seed": seed, "top_w": top_w}
+        attributes = {
+            "clusters": n_clusters,
+            "iterations": iterations,
+            "least_clusters": least_clusters,
+            "seed": seed,
+            "top_w": top_w,
+        }
         save_graph(corpus.graph, out, attributes={name: str(value) for name, value in attributes.items()})
     except MissingLibrary as error:
         fail(str(error), code=NOT_RUNNING)

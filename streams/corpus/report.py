@@ -151,7 +151,7 @@ def report_graph(corpus: CorpusGraph, counts: GraphCounts) -> GraphReport:
 
 def coverage_by_w(corpus: CorpusGraph) -> dict[int, float]:
     """Share of the corpus with an edge, had W been W/32, W/16 ... W."""
-    w = int(corpus.graph.cluster_ptr[1])
+    w = corpus.top_w
     widths = sorted({max(1, w >> shift) for shift in range(6)})
     return {width: float((corpus.best_rank < width).mean()) for width in widths}
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bandits.context import attach_items, resolve_embeddings
+from bandits.nearest import largest_products
 from streams.corpus.build import build_corpus
 from streams.corpus.clusters import ClusterSettings, cluster_users
 from streams.corpus.errors import CorpusError
@@ -95,6 +96,19 @@ def test_equal_users_make_no_equal_clusters():
     users = np.repeat(mixture(14, seed=1)[0], 40, axis=0)
     centroids = cluster_users(users, SETTINGS)
     assert len(np.unique(centroids, axis=0)) == 12
+
+
+def test_items_that_no_cluster_chose_find_their_nearest():
+    """With M = 2 every item has two clusters or more, those few had are its nearest, and no edge is lost."""
+    items, _ = mixture(200, seed=2)
+    plain, filled = build().graph, build(least_clusters=2).graph
+    assert np.diff(plain.item_ptr).min() == 0
+    nearest, _ = largest_products(items, plain.centroids, 2)
+    for item in range(200):
+        before, after = (
+            set(g.edge_cluster[g.item_ptr[item] : g.item_ptr[item + 1]].tolist()) for g in (plain, filled)
+        )
+        assert after == (before | set(nearest[item].tolist()) if len(before) < 2 else before)
 
 
 @pytest.mark.parametrize(
