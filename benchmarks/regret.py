@@ -38,7 +38,7 @@ UNTUNED = {
     "C": "random beta_ts_edge",
 }
 
-OURS = "random_optimism=0.6"  # one setting for all scenarios and delays
+OURS = "random_optimism=0.55"  # one setting for all scenarios and delays
 
 
 @dataclass(frozen=True)
