@@ -15,6 +15,9 @@ m0 = 0.36,
 Sharper weights tell overlapping clusters apart; impressions in flight lower theta and width alike, so delay costs
 little; steady optimism with a little noise explores less than a Gaussian draw as the number of candidates grows
 (Vaswani et al., Old Dog Learns New Tricks: Randomized UCB, AISTATS 2020, with a draw for each item).
+
+Its constants were chosen on this environment, at click rates around 0.2: with every theta divided by ten it
+explores too long and loses to `diag_linucb` and `diag_linucb_wnorm`. They are no default for real click rates.
 """
 
 from dataclasses import dataclass
