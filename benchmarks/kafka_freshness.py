@@ -1,6 +1,6 @@
 """From the broker's acknowledgement of an event to its row, and to a score that shows it, while traffic runs.
 
-`python -m benchmarks.kafka_freshness --capacity ITEM_IMPRESSIONS_A_SECOND [--quick]`
+`python -m benchmarks.kafka_freshness [--capacity ITEM_IMPRESSIONS_A_SECOND] [--quick]`
 
 A probe is an impression and a click of an item that nobody else shows, sent like any other event and tagged by the
 item. Probes start every 100 ms whatever became of those before, so that a stall hurts all that fall into it. The
@@ -17,7 +17,7 @@ import numpy as np
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from benchmarks.kafka_events import ITEMS_A_SLATE, PROBES, make_graph
+from benchmarks.kafka_events import ITEMS_A_SLATE, PROBES, make_graph, make_source
 from benchmarks.kafka_site import PARTITIONS, Site, load, parser, site
 from benchmarks.kafka_throughput import CLUSTERS, ITEMS
 from freshet.v1 import events_pb2, parameters_pb2, recommender_pb2, recommender_pb2_grpc
@@ -27,6 +27,7 @@ from streams.topics import TopicNames
 SHARES = (0.1, 0.5, 0.9)
 _PROBE_S = 0.1
 _SETTLE_S = 3.0
+_SLATES_FOR_CAPACITY = 40_000
 _ASK_S = 0.005
 _PATIENCE_S = 60.0
 _CONTEXT = events_pb2.ClusterWeights(cluster_ids=range(10), weights=[0.1] * 10)
@@ -34,23 +35,38 @@ _CONTEXT = events_pb2.ClusterWeights(cluster_ids=range(10), weights=[0.1] * 10)
 
 def main() -> int:
     arguments = parser(__doc__.splitlines()[0])
-    arguments.add_argument("--capacity", type=float, required=True, help="item-impressions a second of a worker")
+    arguments.add_argument("--capacity", type=float, help="item-impressions a second; measured if not given")
     arguments.add_argument("--seconds", type=float, default=20.0, help="of probes at each load")
     options = arguments.parse_args()
     uvloop.install()
     seconds = 3.0 if options.quick else options.seconds
     with site(make_graph(ITEMS, CLUSTERS)) as place:
+        capacity = options.capacity or _capacity(place, 1_000 if options.quick else _SLATES_FOR_CAPACITY)
         place.make_topics("fresh")
         place.worker("fresh", watch="ready").expect("ready")
         server = _serve(place)
         try:
             probes = iter(range(PROBES))
             for share in (0.0, *SHARES):
-                rate = options.capacity * share / ITEMS_A_SLATE
+                rate = capacity * share / ITEMS_A_SLATE
                 _measure(place, server.addresses["serving"], share, rate, seconds, probes)
         finally:
             server.stop()
     return 0
+
+
+def _capacity(place: Site, slates: int) -> float:
+    """What the worker manages when it catches up on single protobuf events, now, on this machine."""
+    source = make_source("protobuf", slates=slates, items=ITEMS, clusters=CLUSTERS, partitions=PARTITIONS, seed=5)
+    place.make_topics("capacity")
+    place.fill("capacity", source)
+    before = load()
+    child = place.worker("capacity", watch="end")
+    capacity = source.item_impressions / child.expect("done")["wall_s"]
+    child.process.wait(60)
+    place.drop_topics("capacity")
+    print(f"capacity: {capacity:,.0f} item-impressions/s (load {before})", flush=True)
+    return capacity
 
 
 def _serve(place: Site) -> ServerProcess:

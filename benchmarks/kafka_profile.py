@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from bandits.join_rule import JoinRule
-from benchmarks.kafka_events import ENCODINGS, Source, make_graph, make_source
+from benchmarks.kafka_events import ENCODINGS, ITEMS_A_SLATE, Source, make_graph, make_source
 from benchmarks.kafka_site import PARTITIONS, Site, load, parser, site
 from benchmarks.kafka_throughput import CLUSTERS, ITEMS
 from freshet.v1 import events_pb2
@@ -26,8 +26,12 @@ _VALUES = 4_000
 def main() -> int:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--encoding", action="append", choices=ENCODINGS)
+    arguments.add_argument("--steady", type=float, help="instead: with so many item-impressions a second coming in")
     options = arguments.parse_args()
     with site(make_graph(ITEMS, CLUSTERS)) as place:
+        if options.steady:
+            _steady(place, options.steady)
+            return 0
         for encoding in options.encoding or ENCODINGS:
             slates = (800 if options.quick else 40_000) * (2 if "packed" in encoding else 1)
             source = make_source(
@@ -49,17 +53,39 @@ def _profile(place: Site, encoding: str, source: Source) -> None:
     place.drop_topics(prefix)
     shutil.rmtree(place.folder / f"worker-{prefix}")
     shown = source.item_impressions
+    print(f"{encoding}: {shown:,} item-impressions, {told['wall_s']:.2f} s (load {before})")
+    _print_stages(told, shown)
+
+
+def _print_stages(told: dict, shown: float) -> None:
     spent = dict(told["stages"])
     for name, seconds in told["threads"].items():
         if name != "MainThread":
             spent[f"thread {name}"] = (seconds, 0, 0.0)
     total = sum(seconds for seconds, _, _ in spent.values())
-    print(f"{encoding}: {shown:,} item-impressions, {total:.2f} s CPU, {told['wall_s']:.2f} s (load {before})")
+    print(f"  {total:.2f} s CPU, wall seconds last")
     for name, (seconds, calls, wall_s) in sorted(spent.items(), key=lambda pair: -pair[1][0]):
         print(
             f"  {name:<36}{seconds / shown * 1e6:8.3f} us {seconds / total:7.1%} {calls:6,} calls, {wall_s:.2f} s"
         )
     sys.stdout.flush()
+
+
+def _steady(place: Site, rate: float) -> None:
+    place.make_topics("steady")
+    child = place.worker("steady", watch="steady")
+    child.expect("ready")
+    seconds = 25.0
+    settings = {"slates": round(rate * seconds / ITEMS_A_SLATE), "items": ITEMS, "clusters": CLUSTERS, "seed": 1}
+    settings |= {"partitions": PARTITIONS, "seconds": seconds, "bootstrap": place.bootstrap, "prefix": "steady"}
+    traffic = place.child("benchmarks.kafka_traffic", settings)
+    traffic.expect("sending")
+    child.expect("ready")
+    before = load()
+    told = child.expect("steady")
+    print(f"{rate:,.0f} item-impressions/s coming in (load {before})")
+    _print_stages(told, rate * told["wall_s"])
+    traffic.expect("sent")
 
 
 def _decode(encoding: str, source: Source) -> None:

@@ -4,6 +4,7 @@ Settings are those of `WorkerSettings`, and `watch`: what to do besides working.
     "end"      tell "begun" at the first seek, "done" when what was in the topics then is learned and published
     "stages"   as "end", with CPU seconds by stage of the main thread
     "ready"    tell "ready" when every partition runs, then go on
+    "steady"   as "ready"; then tell "steady" again and again, with what the last seconds were spent on
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from streams.kafka.worker import Worker  # noqa: E402
 from streams.kafka.worker_settings import WorkerSettings  # noqa: E402
 
 _POLL_S = 0.01
+_STEADY_S = 10.0
 
 
 def tell(event: str, **more: Any) -> None:
@@ -116,7 +118,7 @@ async def _run(settings: WorkerSettings, watch: str) -> None:
     worker = Worker(settings)
     probe = Probe(worker)
     clock = StageClock()
-    if watch == "stages":
+    if watch in ("stages", "steady"):
         watch_stages(clock)
     probe.note_starts(clock.reset)
     imported_s = time.time() - _STARTED_S
@@ -140,6 +142,14 @@ async def _run(settings: WorkerSettings, watch: str) -> None:
         await probe.until_done()
         tell("done")
         await asyncio.sleep(3600)
+    while watch == "steady":
+        clock.reset()
+        before, cpu_s = thread_seconds(), time.process_time()
+        tell("ready")
+        await asyncio.sleep(_STEADY_S)
+        now = thread_seconds()
+        threads = {name: now[name] - before.get(name, 0) for name in now}
+        tell("steady", stages=clock.spent(), threads=threads, cpu_s=time.process_time() - cpu_s, wall_s=_STEADY_S)
     done = await probe.until_done()
     facts = sum(partition.learner.facts_applied for partition in probe.owned(LearnerPartition))
     tell("done", facts=facts, stages=clock.spent(), **done)
