@@ -6,7 +6,7 @@ Invariant: equal to the NumPy reference bit for bit.
 import numpy as np
 
 from bandits.context import Context
-from bandits.graph import Graph
+from bandits.graph import Graph, build_graph
 from bandits.numba_kernels import add_facts, gather_candidates
 from bandits.policies import CandidateSums
 from bandits.sums import Facts, Int32, Sums
@@ -16,6 +16,17 @@ class NumbaBackend:
     """Adds and gathers with compiled loops. Construction compiles them, or reads them from the cache on disk."""
 
     name = "numba"
+
+    def __init__(self) -> None:
+        # The first caller, whose feedback must be served within a second, must not wait for the compiler.
+        graph = build_graph(
+            version="warm-up", centroids=[], n_clusters=1, item_ids=["item"], edge_item=[0], edge_cluster=[0]
+        )
+        first, one = np.zeros(1, np.int32), np.ones(1, np.int64)
+        facts = Facts(first, first, one, one, np.array([0, 1], np.int64), first, one)
+        sums = Sums.zeros(graph)
+        self.add(graph, sums, facts)
+        self.gather(graph, sums, first, Context(first, np.ones(1)))
 
     def add(self, graph: Graph, sums: Sums, facts: Facts) -> None:
         """See `Backend.add`."""

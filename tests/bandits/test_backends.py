@@ -249,3 +249,32 @@ def test_an_unknown_backend_is_refused() -> None:
     """A mistyped name must not run on another backend."""
     with pytest.raises(ValueError, match='got "nunba"'):
         choose_backend("nunba")  # type: ignore[arg-type]
+
+
+def test_construction_compiles_all_that_serving_needs(tmp_path):
+    """The first facts and the first slate, under a graph loaded from disk, wait for no compiler."""
+    from bandits.artifact import load_graph, save_graph
+    from bandits.backend_numba import NumbaBackend
+    from bandits.numba_kernels import add_facts, gather_candidates
+
+    built = build_graph(
+        version="v1", centroids=[], n_clusters=2, item_ids=["a", "b"], edge_item=[0, 1], edge_cluster=[0, 1]
+    )
+    save_graph(built, tmp_path / "graph")
+    graph = load_graph(tmp_path / "graph")
+    backend = NumbaBackend()
+    compiled = len(add_facts.signatures), len(gather_candidates.signatures)
+    outcomes_like = np.zeros(1, np.int32), np.ones(1, np.int64)
+    facts = Facts(
+        item=outcomes_like[0],
+        context=outcomes_like[0],
+        impressions=outcomes_like[1],
+        reward=outcomes_like[1],
+        context_ptr=np.array([0, 1], np.int64),
+        context_cluster=outcomes_like[0],
+        context_x=outcomes_like[1],
+    )
+    sums = Sums.zeros(graph)
+    backend.add(graph, sums, facts)
+    backend.gather(graph, sums, np.zeros(1, np.int32), Context(np.zeros(1, np.int32), np.ones(1)))
+    assert (len(add_facts.signatures), len(gather_candidates.signatures)) == compiled
