@@ -18,10 +18,9 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks.kafka_events import ITEMS_A_SLATE, PROBES, make_graph, make_source
-from benchmarks.kafka_site import PARTITIONS, Site, load, parser, site
+from benchmarks.kafka_site import PARTITIONS, Site, load, parser, serve, site
 from benchmarks.kafka_throughput import CLUSTERS, ITEMS
 from freshet.v1 import events_pb2, parameters_pb2, recommender_pb2, recommender_pb2_grpc
-from server.demo.child import ServerProcess
 from streams.topics import TopicNames
 
 SHARES = (0.1, 0.5, 0.9)
@@ -44,7 +43,7 @@ def main() -> int:
         capacity = options.capacity or _capacity(place, 1_000 if options.quick else _SLATES_FOR_CAPACITY)
         place.make_topics("fresh")
         place.worker("fresh", watch="ready").expect("ready")
-        server = _serve(place)
+        server = serve(place, "fresh")
         try:
             probes = iter(range(PROBES))
             for share in (0.0, *SHARES):
@@ -67,16 +66,6 @@ def _capacity(place: Site, slates: int) -> float:
     place.drop_topics("capacity")
     print(f"capacity: {capacity:,.0f} item-impressions/s (load {before})", flush=True)
     return capacity
-
-
-def _serve(place: Site) -> ServerProcess:
-    options = ["--graph", str(place.folder / "graph"), "--kafka", place.bootstrap, "--log-level", "warning"]
-    return ServerProcess(
-        place.folder / "server",
-        log_file=place.folder / "server.log",
-        arguments=options,
-        environment={"FRESHET_KAFKA__PREFIX": "fresh"},
-    )
 
 
 def _measure(place: Site, address: str, share: float, rate: float, seconds: float, probes) -> None:

@@ -13,9 +13,8 @@ import sys
 import time
 
 from benchmarks.kafka_events import DEGREE, PROBES, make_graph, make_source
-from benchmarks.kafka_site import PARTITIONS, Site, load, parser, site
+from benchmarks.kafka_site import PARTITIONS, Site, load, parser, serve, site
 from benchmarks.measure import machine
-from server.demo.child import ServerProcess
 
 _CLUSTERS = 1_024
 _TIMES_SHOWN = 2
@@ -68,15 +67,9 @@ def _restart(place: Site, name: str, *, wipe: bool) -> None:
 
 
 def _serve(place: Site) -> None:
-    options = ["--graph", str(place.folder / "graph"), "--kafka", place.bootstrap, "--log-level", "warning"]
     before, began = load(), time.time()
-    server = ServerProcess(
-        place.folder / "server",
-        log_file=place.folder / "server.log",
-        arguments=options,
-        environment={"FRESHET_KAFKA__PREFIX": "restart"},
-    )
-    print(f"server: ready after {time.time() - began:.2f} s (load {before})", flush=True)
+    server = serve(place, "restart")
+    print(f"server: answers after {time.time() - began:.2f} s (load {before})", flush=True)
     server.stop()
 
 

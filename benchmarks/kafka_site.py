@@ -18,12 +18,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 from aiokafka import AIOKafkaProducer
 from kafka import KafkaAdminClient
 
 from bandits.artifact import save_graph
 from bandits.graph import Graph
 from benchmarks.kafka_events import Source
+from freshet.v1 import events_pb2, recommender_pb2, recommender_pb2_grpc
+from server.demo.child import ServerProcess
 from streams.topics import TopicNames, TopicSettings, init_topics, plan_topics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy" / "kafka"))
@@ -35,6 +38,7 @@ logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a new topic has no l
 PARTITIONS = 8
 _BATCH_BYTES = 64 << 10  # as a producer with a linger of some milliseconds makes them
 _SEND_AT_ONCE = 32
+_READY_WITHIN_S = 60.0
 
 
 class Child:
@@ -153,6 +157,30 @@ async def fill(bootstrap: str, prefix: str, source: Source) -> None:
         await asyncio.gather(*waiting)
     finally:
         await producer.stop()
+
+
+def serve(place: Site, prefix: str) -> ServerProcess:
+    """A server that follows the workers of a prefix and answers scores: it listens some time before it can."""
+    server = ServerProcess(
+        place.folder / "server",
+        log_file=place.folder / "server.log",
+        arguments=["--graph", str(place.folder / "graph"), "--kafka", place.bootstrap, "--log-level", "warning"],
+        environment={"FRESHET_KAFKA__PREFIX": prefix},
+    )
+    context = events_pb2.ClusterWeights(cluster_ids=[0], weights=[1.0])
+    request = recommender_pb2.ScoreRequest(cluster_weights=context, item_ids=[place.graph.item_ids[0]])
+    deadline = time.monotonic() + _READY_WITHIN_S
+    with grpc.insecure_channel(server.addresses["serving"]) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        while True:
+            try:
+                stub.Score(request, timeout=5)
+                return server
+            except grpc.RpcError:
+                if time.monotonic() > deadline:
+                    server.stop()
+                    raise
+            time.sleep(0.01)
 
 
 def load() -> str:
