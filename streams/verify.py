@@ -13,6 +13,7 @@ import numpy as np
 from bandits.backend import Backend
 from bandits.join_rule import JoinRule
 from bandits.joiner import Joiner
+from bandits.joiner_change import Tally
 from bandits.learner import Learner
 from bandits.outcomes import Outcomes
 from bandits.sums import state_hash
@@ -76,7 +77,14 @@ def verify_store(data_dir: Path, *, backend: Backend, progress: Callable[[int, i
         stored = restore_learner(store, head, restore_graph(data_dir, head.graph_version), backend)
         folded = _fold_ledger(store, data_dir, head, backend, progress)
         joined = _rejoin(store, head, progress)
-        checks = [_same_state(stored, folded), _same_ledger(joined), *_conserved(store, joined)]
+        checks = [
+            _same_state(stored, folded),
+            _same_ledger(joined),
+            *conservation(
+                joined.joiner.tally, waiting=joined.joiner.waiting_clicks, rows=joined.rows, clicks=joined.clicks
+            ),
+            _same_counts(store, joined),
+        ]
         return Verification(
             checks=checks,
             state_hash=state_hash(stored.graph, stored.sums),
@@ -172,33 +180,35 @@ def _same_ledger(joined: _Rejoined) -> Check:
     return Check("ledger = join(source log)", not joined.first_difference, detail)
 
 
-def _conserved(store: Store, joined: _Rejoined) -> list[Check]:
-    tally, kept = joined.joiner.tally, restore_joiner(store, joined.joiner.rule)
-    rows = (
+def conservation(tally: Tally, *, waiting: int, rows: int, clicks: int) -> list[Check]:
+    """Whether every consumed event is in exactly one count.
+
+    Args:
+        tally: the counts.
+        waiting: clicks that still wait for their impression.
+        rows: shown items that were consumed.
+        clicks: clicks that were consumed.
+    """
+    decided = tally.clicks_joined + tally.clicks_duplicate + tally.clicks_late + tally.clicks_unmatched
+    counted_rows = (
         tally.impressions_accepted + tally.impressions_duplicate + tally.impressions_late + tally.impressions_dead
     )
-    clicks = (
-        tally.clicks_joined
-        + tally.clicks_duplicate
-        + tally.clicks_late
-        + tally.clicks_unmatched
-        + tally.clicks_dead
-        + joined.joiner.waiting_clicks
-    )
+    counted_clicks = decided + tally.clicks_dead + waiting
     return [
         Check(
             "accepted + duplicate + late + dead = shown items",
-            rows == joined.rows,
-            f"{rows} of {joined.rows} shown items accounted for",
+            counted_rows == rows,
+            f"{counted_rows} of {rows} shown items accounted for",
         ),
         Check(
             "joined + duplicate + late + unmatched + dead + waiting = clicks",
-            clicks == joined.clicks,
-            f"{clicks} of {joined.clicks} clicks accounted for",
-        ),
-        Check(
-            "stored counts = recomputed counts",
-            kept.tally == tally,
-            "counts agree" if kept.tally == tally else f"stored {kept.tally}, recomputed {tally}",
+            counted_clicks == clicks,
+            f"{counted_clicks} of {clicks} clicks accounted for",
         ),
     ]
+
+
+def _same_counts(store: Store, joined: _Rejoined) -> Check:
+    tally, kept = joined.joiner.tally, restore_joiner(store, joined.joiner.rule)
+    detail = "counts agree" if kept.tally == tally else f"stored {kept.tally}, recomputed {tally}"
+    return Check("stored counts = recomputed counts", kept.tally == tally, detail)

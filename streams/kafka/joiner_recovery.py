@@ -13,8 +13,7 @@ or empty. Joining the source log again gives the same facts: whether a pair join
 Invariant: while this goes on the store says so, and a crash begins it again.
 """
 
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from faust.types import TP
 
@@ -23,6 +22,7 @@ from streams.kafka.chunk import Chunk, LogRecord
 from streams.kafka.joiner_partition import JoinerPartition
 from streams.kafka.log_reader import LogReader, open_reader
 from streams.kafka.partition import WorkerError
+from streams.kafka.stretch import Stretch
 from streams.kafka.takeover import LedgerView
 
 # Rows are remembered for one retention; twice as far back also meets what they were repeats of.
@@ -96,8 +96,8 @@ async def _catch_up(partition: JoinerPartition, target: dict[TP, int], clock_ms:
         await _check_sources(partition, shown)
         start = partition.positions()
         pair = (
-            _Stretch(shown, partition.impressions, start[partition.impressions], target[partition.impressions]),
-            _Stretch(clicked, partition.clicks, start[partition.clicks], target[partition.clicks]),
+            Stretch(shown, partition.impressions, start[partition.impressions], target[partition.impressions]),
+            Stretch(clicked, partition.clicks, start[partition.clicks], target[partition.clicks]),
         )
         while await pair[0].fill() | await pair[1].fill():
             # Both topics advance together in time, so that no click waits long for its row.
@@ -154,37 +154,3 @@ async def _chunks(partition: JoinerPartition, start: dict[TP, int], ends: dict[T
         async for tp, piece in reader.read({tp: (start[tp], ends[tp]) for tp in partition.tps}):
             records[tp] += piece
     return [Chunk(tp.topic, tp.partition, start[tp], ends[tp], records[tp]) for tp in partition.tps]
-
-
-class _Stretch:
-    """A stretch of one source partition, taken in parts by time."""
-
-    def __init__(self, reader: LogReader, tp: TP, start: int, end: int) -> None:
-        self._tp = tp
-        self._at = start
-        self._pieces: AsyncIterator[tuple[TP, Sequence[LogRecord]]] = reader.read({tp: (start, end)})
-        self.records: deque[LogRecord] = deque()
-
-    @property
-    def last_ms(self) -> int:
-        return self.records[-1].timestamp
-
-    async def fill(self) -> bool:
-        """Have records, unless there are no more."""
-        while not self.records:
-            piece = await anext(self._pieces, None)
-            if piece is None:
-                return False
-            self.records.extend(piece[1])
-        return True
-
-    def take(self, until_ms: int) -> Chunk | None:
-        """What was ingested up to a time; all of it if that is its own last."""
-        own = bool(self.records) and until_ms == self.last_ms
-        taken: list[LogRecord] = []
-        while self.records and (own or self.records[0].timestamp <= until_ms):
-            taken.append(self.records.popleft())
-        if not taken:
-            return None
-        start, self._at = self._at, taken[-1].offset + 1
-        return Chunk(self._tp.topic, self._tp.partition, start, self._at, taken)

@@ -5,8 +5,7 @@ the ledger what the joiners make of the source topics; is every consumed event a
 is joined in micro-batches of our own, one joiner a partition: whether a pair joins depends on the pair alone.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,10 +25,11 @@ from streams.kafka.ledger import decode_delivery
 from streams.kafka.log_reader import LogReader, open_reader
 from streams.kafka.parameter_rows import is_fence, is_mark
 from streams.kafka.source_codec import click_decoder, impression_decoder
+from streams.kafka.stretch import Stretch
 from streams.outcome_codec import decode_outcomes
 from streams.row_codec import decode_rows, place_rows
 from streams.topics import TopicNames
-from streams.verify import Check, Verification
+from streams.verify import Check, Verification, conservation
 
 _CLIENT = "freshet-verify"
 Positions = dict[TP, int]
@@ -118,7 +118,7 @@ async def verify_topics(
         checks=[
             _equal("rows = fold(ledger)", rows_hash, marks_hash),
             _equal("fold(ledger) = fold(join(sources))", ledger_hash, sources_hash),
-            *_conserved(sources),
+            *conservation(sources.tally, waiting=sources.waiting, rows=sources.rows, clicks=sources.clicks),
         ],
         state_hash=rows_hash,
         folded_hash=sources_hash,
@@ -217,13 +217,15 @@ async def _fold_partition(
 ) -> None:
     joiner = Joiner(rule, partition=number)
     shown_decoder, click_reader = impression_decoder(rule), click_decoder(rule)
-    clocks = [0, 0]
-    pair = [_Piecewise(reader, tp, bounds[tp][0], ends[tp]) for reader, tp in zip(readers, tps, strict=True)]
+    clocks, read = [0, 0], 0
+    pair = [Stretch(reader, tp, bounds[tp][0], ends[tp]) for reader, tp in zip(readers, tps, strict=True)]
     while await pair[0].fill() | await pair[1].fill():
         # Both topics advance together in time, so that no click waits long for its row.
-        until_ms = min(piece.records[-1].timestamp for piece in pair if piece.records)
-        shown = shown_decoder.decode(pair[0].take(until_ms), clock_ms=clocks[0])
-        clicked = click_reader.decode(pair[1].take(until_ms), clock_ms=clocks[1])
+        until_ms = min(stretch.last_ms for stretch in pair if stretch.records)
+        chunks = [stretch.take(until_ms) for stretch in pair]
+        pieces = [chunk.records if chunk else [] for chunk in chunks]
+        shown = shown_decoder.decode(pieces[0], clock_ms=clocks[0])
+        clicked = click_reader.decode(pieces[1], clock_ms=clocks[1])
         clocks = [shown.clock_ms, clicked.clock_ms]
         impressions, clicks = impression_columns(shown.records), click_columns(clicked.records, rule)
         outcomes, change = joiner.join(impressions, clicks, clock_ms=min(clocks))
@@ -232,60 +234,13 @@ async def _fold_partition(
         result.rows += len(impressions.item_ids)
         result.clicks += len(clicks)
         result.refused += len(shown.refused) + len(clicked.refused)
-        progress(sum(piece.taken for piece in pair))
+        read += len(pieces[0]) + len(pieces[1])
+        progress(read)
     for name in Tally.names():
         setattr(result.tally, name, getattr(result.tally, name) + getattr(joiner.tally, name))
     result.waiting += joiner.waiting_clicks
 
 
-class _Piecewise:
-    """A stretch of one partition, taken in parts by time."""
-
-    def __init__(self, reader: LogReader, tp: TP, start: int, end: int) -> None:
-        self._pieces = reader.read({tp: (start, end)})
-        self.records: deque[LogRecord] = deque()
-        self.taken = 0
-
-    async def fill(self) -> bool:
-        """Have records, unless there are no more."""
-        while not self.records:
-            piece = await anext(self._pieces, None)
-            if piece is None:
-                return False
-            self.records.extend(piece[1])
-        return True
-
-    def take(self, until_ms: int) -> Sequence[LogRecord]:
-        """What was ingested up to a time; all of it if that is the time of its own last record."""
-        own = bool(self.records) and until_ms == self.records[-1].timestamp
-        taken: list[LogRecord] = []
-        while self.records and (own or self.records[0].timestamp <= until_ms):
-            taken.append(self.records.popleft())
-        self.taken += len(taken)
-        return taken
-
-
 def _equal(name: str, found: str, expected: str) -> Check:
     detail = f"both have state hash {found}" if found == expected else f"state hash {found}, expected {expected}"
     return Check(name, found == expected, detail)
-
-
-def _conserved(sources: SourceFold) -> list[Check]:
-    tally = sources.tally
-    rows = (
-        tally.impressions_accepted + tally.impressions_duplicate + tally.impressions_late + tally.impressions_dead
-    )
-    decided = tally.clicks_joined + tally.clicks_duplicate + tally.clicks_late + tally.clicks_unmatched
-    clicks = decided + tally.clicks_dead + sources.waiting
-    return [
-        Check(
-            "accepted + duplicate + late + dead = shown items",
-            rows == sources.rows,
-            f"{rows} of {sources.rows} shown items accounted for",
-        ),
-        Check(
-            "joined + duplicate + late + unmatched + dead + waiting = clicks",
-            clicks == sources.clicks,
-            f"{clicks} of {sources.clicks} clicks accounted for",
-        ),
-    ]
