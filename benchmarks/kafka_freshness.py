@@ -36,10 +36,11 @@ def main() -> int:
     arguments = parser(__doc__.splitlines()[0])
     arguments.add_argument("--capacity", type=float, help="item-impressions a second; measured if not given")
     arguments.add_argument("--seconds", type=float, default=20.0, help="of probes at each load")
+    arguments.add_argument("--partitions", type=int, default=PARTITIONS, help="of every topic")
     options = arguments.parse_args()
     uvloop.install()
     seconds = 3.0 if options.quick else options.seconds
-    with site(make_graph(ITEMS, CLUSTERS)) as place:
+    with site(make_graph(ITEMS, CLUSTERS), partitions=options.partitions) as place:
         capacity = options.capacity or _capacity(place, 1_000 if options.quick else _SLATES_FOR_CAPACITY)
         place.make_topics("fresh")
         place.worker("fresh", watch="ready").expect("ready")
@@ -56,7 +57,9 @@ def main() -> int:
 
 def _capacity(place: Site, slates: int) -> float:
     """What the worker manages when it catches up on single protobuf events, now, on this machine."""
-    source = make_source("protobuf", slates=slates, items=ITEMS, clusters=CLUSTERS, partitions=PARTITIONS, seed=5)
+    source = make_source(
+        "protobuf", slates=slates, items=ITEMS, clusters=CLUSTERS, partitions=place.partitions, seed=5
+    )
     place.make_topics("capacity")
     place.fill("capacity", source)
     before = load()
@@ -72,13 +75,18 @@ def _measure(place: Site, address: str, share: float, rate: float, seconds: floa
     traffic = None
     if rate:
         settings = {"slates": round(rate * (seconds + _SETTLE_S + 1)), "items": ITEMS, "clusters": CLUSTERS}
-        settings |= {"partitions": PARTITIONS, "seed": round(rate), "bootstrap": place.bootstrap, "prefix": "fresh"}
+        settings |= {
+            "partitions": place.partitions,
+            "seed": round(rate),
+            "bootstrap": place.bootstrap,
+            "prefix": "fresh",
+        }
         traffic = place.child("benchmarks.kafka_traffic", settings | {"seconds": seconds + _SETTLE_S + 1})
         traffic.expect("sending")
         time.sleep(_SETTLE_S)
     before = load()
     numbers = [next(probes) for _ in range(round(seconds / _PROBE_S))]
-    seen = asyncio.run(Probing(place.bootstrap, address).run(numbers))
+    seen = asyncio.run(Probing(place.bootstrap, address, place.partitions).run(numbers))
     sent = traffic.expect("sent") if traffic else {"slates_per_s": 0.0}
     carried = sent["slates_per_s"] * ITEMS_A_SLATE
     print(
@@ -95,8 +103,8 @@ def _measure(place: Site, address: str, share: float, rate: float, seconds: floa
 class Probing:
     """Sends probes and watches for them."""
 
-    def __init__(self, bootstrap: str, address: str) -> None:
-        self._bootstrap, self._address = bootstrap, address
+    def __init__(self, bootstrap: str, address: str, partitions: int) -> None:
+        self._bootstrap, self._address, self._partitions = bootstrap, address, partitions
         self._names = TopicNames("fresh")
         self._acknowledged: dict[str, float] = {}
         self._row: dict[str, float] = {}
@@ -111,7 +119,7 @@ class Probing:
         )
         await producer.start()
         await consumer.start()
-        tps = [TopicPartition(self._names.parameters, number) for number in range(PARTITIONS)]
+        tps = [TopicPartition(self._names.parameters, number) for number in range(self._partitions)]
         consumer.assign(tps)
         for tp in tps:
             await consumer.seek_to_end(tp)

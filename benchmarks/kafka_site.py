@@ -84,13 +84,13 @@ class Child:
 class Site:
     """Broker, folder, graph and children."""
 
-    def __init__(self, bootstrap: str, folder: Path, graph: Graph) -> None:
-        self.bootstrap, self.folder, self.graph = bootstrap, folder, graph
+    def __init__(self, bootstrap: str, folder: Path, graph: Graph, partitions: int) -> None:
+        self.bootstrap, self.folder, self.graph, self.partitions = bootstrap, folder, graph, partitions
         self.children: list[Child] = []
         save_graph(graph, folder / "graph")
 
     def make_topics(self, prefix: str) -> None:
-        settings = TopicSettings(prefix=prefix, source_partitions=PARTITIONS, item_partitions=PARTITIONS)
+        settings = TopicSettings(prefix=prefix, source_partitions=self.partitions, item_partitions=self.partitions)
         assert init_topics(self.bootstrap, plan_topics(settings), timeout_s=30).ok
 
     def drop_topics(self, prefix: str) -> None:
@@ -116,13 +116,13 @@ class Site:
 
 
 @contextmanager
-def site(graph: Graph, *, heap_mib: int = 768) -> Iterator[Site]:
+def site(graph: Graph, *, partitions: int = PARTITIONS, heap_mib: int = 768) -> Iterator[Site]:
     """A site with a started broker."""
     # The convention for files that should not be in memory: what is measured waits for a disk.
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="freshet-bench-") as name:
         broker = LocalBroker(Path(name) / "broker", port=free_port(), heap_mib=heap_mib)
         broker.start()
-        made = Site(broker.bootstrap, Path(name), graph)
+        made = Site(broker.bootstrap, Path(name), graph, partitions)
         try:
             yield made
         finally:
