@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,7 @@ class Site:
 @contextmanager
 def site(graph: Graph, *, partitions: int = PARTITIONS, heap_mib: int = 768) -> Iterator[Site]:
     """A site with a started broker."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # being told to end cleans up as well
     # The convention for files that should not be in memory: what is measured waits for a disk.
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="freshet-bench-") as name:
         broker = LocalBroker(Path(name) / "broker", port=free_port(), heap_mib=heap_mib)
