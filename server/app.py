@@ -154,6 +154,7 @@ class App:
             backend=self._backend,
             on_change=self.snapshot.apply,
             clock_ms=self._clock_ms,
+            log=self._log,
         )
         self.loop.start()
         # 3. What stands around it.

@@ -12,18 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
+from structlog.typing import FilteringBoundLogger
 
 from bandits.graph import Graph
 from bandits.sums import Int32, Sums, state_hash
 from freshet.v1 import parameters_pb2
+from server.logs import make_logger
 from streams.change import Change, edges_of
 from streams.row_codec import decode_rows, place_rows
 from streams.topics import TopicNames
-
-log = structlog.get_logger("freshet.kafka")
 
 MARK_BYTE = b"\xff"
 _POLL_MS = 100
@@ -43,11 +42,19 @@ class ParameterFollower:
         names: of the topics.
         graph: numbers items and edges; rows of items that it does not have are passed over.
         on_change: called from the thread: once in full when caught up, then with what changed.
+        log: where it is told that the broker is away; None = standard error.
     """
 
     def __init__(
-        self, bootstrap: str, *, names: TopicNames, graph: Graph, on_change: Callable[[Change], None]
+        self,
+        bootstrap: str,
+        *,
+        names: TopicNames,
+        graph: Graph,
+        on_change: Callable[[Change], None],
+        log: FilteringBoundLogger | None = None,
     ) -> None:
+        self._log = log or make_logger()
         self._bootstrap = bootstrap
         self._names = names
         self._on_change = on_change
@@ -105,10 +112,10 @@ class ParameterFollower:
             try:
                 work()
             except KafkaError as error:
-                log.warning("the broker does not answer", work=work.__name__, error=repr(error))
+                self._log.warning("the broker does not answer", work=work.__name__, error=repr(error))
             except Exception as error:
                 self.failed = f"{type(error).__name__}: {error}"
-                log.exception("following the parameters has stopped")
+                self._log.exception("following the parameters has stopped")
                 return
             self._ledger_end = None
             self._stopping.wait(_PAUSE_S)
@@ -162,7 +169,7 @@ class ParameterFollower:
                 tps = [TopicPartition(topic, number) for number in sorted(numbers)]
                 consumer.assign(tps)
                 return tps
-            log.warning("waiting for a topic", topic=topic)
+            self._log.warning("waiting for a topic", topic=topic)
             self._stopping.wait(_PAUSE_S)
         return []
 
@@ -196,7 +203,7 @@ class ParameterFollower:
             rows = decode_rows(names, values)
         except ValueError as error:
             # One writer of nonsense must not stop the serving of all other rows.
-            log.error("rows passed over", reason=str(error), rows=len(names))
+            self._log.error("rows passed over", reason=str(error), rows=len(names))
             return self._place_singly(names, values)
         with self._lock:
             place_rows(self._graph, rows, self._sums, self._row_position)
@@ -225,4 +232,4 @@ class ParameterFollower:
         sums = self._sums
         self._on_change(Change(self._graph, items, sums.edge.copy(), sums.item.copy(), self.position, full=True))
         self._ready.set()
-        log.info("caught up with the parameters", position=self.position)
+        self._log.info("caught up with the parameters", position=self.position)

@@ -9,6 +9,8 @@ so freezing and graph changes are refused with the reason; the broker's absence 
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from structlog.typing import FilteringBoundLogger
+
 from bandits.graph import Graph
 from freshet.v1 import events_pb2
 from server.kafka_follower import ParameterFollower
@@ -27,6 +29,7 @@ class KafkaLoop:
         limits: bounds of what waits for the broker.
         graph: the graph that the workers learn under.
         on_change: as in the embedded loop; called from the follower's thread.
+        log: where it is told that the broker is away; None = standard error.
     """
 
     def __init__(
@@ -37,15 +40,17 @@ class KafkaLoop:
         limits: LoopLimits,
         graph: Graph,
         on_change: Callable[[Change], None],
+        log: FilteringBoundLogger | None = None,
     ) -> None:
         names = TopicNames(prefix)
         self.graph: Graph | None = graph
-        self._follower = ParameterFollower(bootstrap, names=names, graph=graph, on_change=on_change)
+        self._follower = ParameterFollower(bootstrap, names=names, graph=graph, on_change=on_change, log=log)
         self._producer = FeedbackProducer(
             bootstrap,
             names=names,
             max_queued_events=limits.max_queued_events,
             retry_after_ms=limits.retry_after_ms,
+            log=log,
         )
 
     def start(self) -> None:

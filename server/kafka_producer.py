@@ -9,16 +9,15 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
-import structlog
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
+from structlog.typing import FilteringBoundLogger
 
 from freshet.v1 import events_pb2
+from server.logs import make_logger
 from streams.embedded import LoopFailed, QueueFull
 from streams.topics import TopicNames
-
-log = structlog.get_logger("freshet.kafka")
 
 PROTOBUF = [("content-type", b"application/x-protobuf")]
 _RECORD_BYTES = 400_000
@@ -38,6 +37,7 @@ class FeedbackProducer:
         max_queued_events: shown items and clicks that may wait for the broker.
         retry_after_ms: what callers are told to wait when too many do.
         delivery_timeout_ms: how long a record may be tried.
+        log: where it is told that the broker is away; None = standard error.
     """
 
     def __init__(
@@ -48,7 +48,9 @@ class FeedbackProducer:
         max_queued_events: int,
         retry_after_ms: int,
         delivery_timeout_ms: int = 30_000,
+        log: FilteringBoundLogger | None = None,
     ) -> None:
+        self._log = log or make_logger()
         self._bootstrap = bootstrap
         self._names = names
         self._max_queued_events = max_queued_events
@@ -106,7 +108,7 @@ class FeedbackProducer:
                 sent.add_callback(waiting.one_done).add_errback(waiting.one_failed)
         except KafkaError as error:
             # Some of it may be on its way: it counts once however often it is sent again.
-            log.warning("no broker takes feedback", error=repr(error))
+            self._log.warning("no broker takes feedback", error=repr(error))
             self._release(size)
             raise QueueFull(self._retry_after_ms) from error
         return done
@@ -144,7 +146,7 @@ class FeedbackProducer:
             if error is None:
                 done.set_result(None)
             else:
-                log.warning("feedback was not taken in time", error=repr(error))
+                self._log.warning("feedback was not taken in time", error=repr(error))
                 done.set_exception(TimeoutError("the broker did not take the feedback in time"))
         except InvalidStateError:
             pass  # the caller has given up

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
+from structlog.typing import FilteringBoundLogger
+
 from bandits.backend import Backend
 from bandits.graph import Graph
 from freshet.v1 import events_pb2
@@ -54,6 +56,7 @@ def make_loop(
     backend: Backend,
     on_change: Callable[[Change], None],
     clock_ms: Callable[[], int],
+    log: FilteringBoundLogger,
 ) -> Loop:
     """The loop that the settings ask for.
 
@@ -82,4 +85,5 @@ def make_loop(
         limits=settings.loop.limits(),
         graph=graph,
         on_change=on_change,
+        log=log,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 _FAILURE_CHECK_S = 0.25
+_READY_CHECK_S = 0.02
 MODES = ("exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "uniform")
 
 
@@ -95,8 +96,10 @@ def serve(
         app.start()
     except StartError as error:
         fail(str(error), code=NOT_RUNNING)
-    _tell_ready(app, as_json=as_json)
-    failed = _wait(app, stop)
+    failed = _wait_for_parameters(app, stop) if settings.kafka.bootstrap else None
+    if app.snapshot.current is not None or not settings.kafka.bootstrap:
+        _tell_ready(app, as_json=as_json)
+    failed = failed or _wait(app, stop)
     try:
         app.stop(grace_s)
     except Exception as error:  # a store that cannot be written cannot be closed cleanly either
@@ -134,6 +137,14 @@ def _wait(app: "App", stop: threading.Event) -> str | None:
         if app.health.failed:
             return app.health.failed
     return None
+
+
+def _wait_for_parameters(app: "App", stop: threading.Event) -> str | None:
+    """Block until the parameters topic has been read to its end: who reads "ready" may send callers."""
+    while app.snapshot.current is None and not app.health.failed:
+        if stop.wait(_READY_CHECK_S):
+            return None
+    return app.health.failed
 
 
 def _show_settings(settings: "Settings") -> None:

@@ -100,6 +100,8 @@ def test_two_workers_and_two_servers_learn_what_the_replay_learns(kafka, topic_p
                 *("--data-dir", str(tmp_path / f"worker-{number}"), "--name", f"w{number}", "--backend", "numpy"),
             )
         addresses = [programs.serve(f"server-{number}", kafka, topic_prefix) for number in range(2)]
+        # A server that says it is ready has read the parameters to their end.
+        assert all(_status(address).graph_version == log.graph.version for address in addresses)
         produce(kafka, topic_prefix, log)
         for address in addresses:
             assert _hash_when_learned(address, clean.state_hash) == clean.state_hash
@@ -107,14 +109,18 @@ def test_two_workers_and_two_servers_learn_what_the_replay_learns(kafka, topic_p
         programs.stop()
 
 
+def _status(address):
+    with grpc.insecure_channel(address) as channel:
+        operations = operations_pb2_grpc.OperationsServiceStub(channel)
+        return operations.GetStatus(operations_pb2.GetStatusRequest(), timeout=10)
+
+
 def _hash_when_learned(address, expected, timeout_s=120):
     """The state hash of a server once it is the expected one, or after the time is over."""
     deadline = time.monotonic() + timeout_s
-    with grpc.insecure_channel(address) as channel:
-        operations = operations_pb2_grpc.OperationsServiceStub(channel)
-        while True:
-            status = operations.GetStatus(operations_pb2.GetStatusRequest(), timeout=10)
-            assert status.plumbing == "kafka"
-            if status.state_hash == expected or time.monotonic() > deadline:
-                return status.state_hash
-            time.sleep(0.2)
+    while True:
+        status = _status(address)
+        assert status.plumbing == "kafka"
+        if status.state_hash == expected or time.monotonic() > deadline:
+            return status.state_hash
+        time.sleep(0.2)
