@@ -256,10 +256,11 @@ def _contenders(block: Float32, keys: Float32, k: int, largest: float) -> tuple[
 
 
 def _exact_products(block: Float32, keys: Float32, query: Int64, key: Int64) -> Float64:
-    """<block[query], keys[key]> of each pair: exact products, summed in float64 in an order set by dim alone."""
+    """<block[query], keys[key]> of each pair: exact products, added in float64 from first to last."""
     exact = np.empty(len(query), np.float64)
     step = max(1, _BLOCK_TERMS // max(1, keys.shape[1]))
     for start in range(0, len(query), step):
         part = slice(start, start + step)
-        exact[part] = (keys[key[part]].astype(np.float64) * block[query[part]]).sum(axis=1)
+        terms = keys[key[part]].astype(np.float64) * block[query[part]]
+        exact[part] = np.add.accumulate(terms, axis=1, out=terms)[:, -1]
     return exact

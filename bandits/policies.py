@@ -8,6 +8,7 @@ The sums are those that `bandits.sums` holds: each is 0 or from 2^-30 to 2^33, a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -116,15 +117,28 @@ def estimate(sums: CandidateSums, settings: PolicySettings) -> tuple[Float64, Fl
     learned = sums.b + settings.prior_mean * strength if strength else sums.b
     inverse = _inverse(sums.edge, sums.d, strength)
     divisor = inverse if settings.estimator == "diagonal" else _inverse(sums.edge, sums.a, strength)
-    mean = np.vecdot(learned * divisor, w)
-    width = np.sqrt(np.vecdot(inverse, w * w))
+    mean = weighted_sum(learned * divisor, w)
+    width = np.sqrt(weighted_sum(inverse, w * w))
     unknown = sums.edge & (sums.d == 0)
     if not unknown.any():
         return mean, width, np.zeros(len(mean), np.bool_)
-    blank = np.vecdot(unknown, w)
+    blank = weighted_sum(unknown, w)
     if not strength and settings.prior_mean:
         mean += settings.prior_mean * blank
     return mean, width, blank > 0 if settings.unseen == "infinite" else np.zeros(len(blank), np.bool_)
+
+
+def weighted_sum(values: npt.NDArray[Any], weights: npt.NDArray[Any]) -> Float64:
+    """Sum over the last axis of values * weights, added from the first to the last.
+
+    A dot product of a library adds in an order of its own, which compiled loops could not repeat bit for bit.
+
+    Args:
+        values: of shape (n, K), K >= 1.
+        weights: of shape (K,).
+    """
+    total: Float64 = np.add.accumulate(values * weights, axis=1)[:, -1]
+    return total
 
 
 def _inverse(edge: Bool, total: Float64, strength: float) -> Float64:

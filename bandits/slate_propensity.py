@@ -125,13 +125,17 @@ def _sum_head(probability: Float64, low: Int64, high: Int64) -> Float64:
     rank = np.arange(shared + 1)
     count = ((rank >= low[:, None]) & (rank < high[:, None])).astype(np.float64)
     count[:, shared] = np.maximum(high - np.maximum(low, shared), 0)
-    total: Float64 = np.vecdot(count, probability)
-    return total
+    return _sum_in_order(count * probability)
 
 
 def _sum_band(probability: Float64, row: Int64, low: Int64, high: Int64) -> Float64:
     rank = row[:, None] + np.arange(probability.shape[1])
-    total: Float64 = np.vecdot((rank >= low[:, None]) & (rank < high[:, None]), probability)
+    return _sum_in_order(((rank >= low[:, None]) & (rank < high[:, None])) * probability)
+
+
+def _sum_in_order(terms: Float64) -> Float64:
+    """Sum of each row, added from the first to the last, as a compiled loop adds it."""
+    total: Float64 = np.add.accumulate(terms, axis=1)[:, -1]
     return total
 
 
