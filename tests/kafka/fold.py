@@ -8,7 +8,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from freshet.v1 import events_pb2, parameters_pb2
 
@@ -71,7 +71,7 @@ def fold_sources(
                 key = (click.request_id, click.item_id)
                 if key in contexts and key not in rewarded:
                     rewarded.add(key)
-                    _reward(click, contexts[key], edges, items, edges_of)
+                    count_click(click, contexts[key], edges, items, edges_of)
     return Learned({k: v for k, v in edges.items() if any(v)}, {k: v for k, v in items.items() if any(v)})
 
 
@@ -92,23 +92,36 @@ def read_parameters(bootstrap: str, topic: str) -> Learned:
     return learned
 
 
+def group_offsets(bootstrap: str, group: str) -> dict[tuple[str, int], int]:
+    """What a group has committed, by topic and partition."""
+    with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
+        stored = admin.list_group_offsets(group)[group]
+        return {(tp.topic, tp.partition): place.offset for tp, place in stored.items()}
+
+
 def _show(impression, contexts, edges, items, edges_of):
     for item in impression.items:
         key = (impression.request_id, item.item_id)
         if key in contexts:
             continue
         contexts[key] = list(zip(impression.context.cluster_ids, impression.context.weights, strict=True))
-        if item.item_id not in edges_of:
-            continue
-        items[item.item_id][0] += 1
-        for cluster, weight in contexts[key]:
-            if cluster in edges_of[item.item_id]:
-                x = round(weight * UNIT)
-                edges[item.item_id, cluster][0] += x
-                edges[item.item_id, cluster][1] += x * x
+        count_shown(item.item_id, contexts[key], edges, items, edges_of)
 
 
-def _reward(click, context, edges, items, edges_of):
+def count_shown(item_id, context, edges, items, edges_of):
+    """Add one impression of an item."""
+    if item_id not in edges_of:
+        return
+    items[item_id][0] += 1
+    for cluster, weight in context:
+        if cluster in edges_of[item_id]:
+            x = round(weight * UNIT)
+            edges[item_id, cluster][0] += x
+            edges[item_id, cluster][1] += x * x
+
+
+def count_click(click, context, edges, items, edges_of):
+    """Add the reward of one click."""
     if click.item_id not in edges_of:
         return
     reward = round(min(click.reward if click.HasField("reward") else 1.0, 1.0) * UNIT)

@@ -98,7 +98,7 @@ def test_replay_sends_letters_again(kafka: str, topic_prefix: str, tmp_path: Pat
         producer.flush()
         wait_for_letters(cluster, cluster.names.clicks, 1)
         cluster.kill(0)
-        cluster.settings["kind_weights"] = {"click": 1.0, "purchase": 0.5}
+        cluster.settings["rule"] = {"kind_weights": {"click": 1.0, "purchase": 0.5}}
         cluster.start(0)
         arguments = ["--bootstrap", kafka, "--prefix", topic_prefix, "--source", "clicks", "--json"]
         for _ in range(2):

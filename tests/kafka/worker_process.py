@@ -1,7 +1,11 @@
-"""Runs one worker: `python worker_process.py SETTINGS_JSON`."""
+"""Runs one worker: `python worker_process.py SETTINGS_JSON`.
+
+The key `rule` holds the join rule's fields; no file outgrows `largest_file_bytes`, as on a disk that is full.
+"""
 
 import json
 import logging
+import resource
 import sys
 from pathlib import Path
 
@@ -14,6 +18,8 @@ from streams.kafka.worker_settings import WorkerSettings
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
     given = json.loads(sys.argv[1])
-    if "kind_weights" in given:
-        given["rule"] = JoinRule(kind_weights=given.pop("kind_weights"))
+    given["rule"] = JoinRule(**given.pop("rule", {}))
+    largest = given.pop("largest_file_bytes", None)
+    if largest is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     run_worker(WorkerSettings(**given | {name: Path(given[name]) for name in ("graph", "data_dir")}))
