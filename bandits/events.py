@@ -64,6 +64,8 @@ class Clicks:
         ingested_at_ms: int64 of shape (n_clicks,), when the source log took the record; never decreasing.
         offset: int64 of shape (n_clicks,), offset of the record in the source log.
         index: int32 of shape (n_clicks,), number of the click within its record.
+        kind: int64 of shape (n_clicks,), `bandits.join_rule.kind_numbers`; None where one click counts.
+        identity: int64 of shape (n_clicks,), equal for the same reaction sent again; None likewise.
     """
 
     request_ids: Sequence[str]
@@ -73,6 +75,8 @@ class Clicks:
     ingested_at_ms: Int64
     offset: Int64
     index: Int32
+    kind: Int64 | None = None
+    identity: Int64 | None = None
 
     def __len__(self) -> int:
         return len(self.request_ids)

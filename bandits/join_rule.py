@@ -1,9 +1,17 @@
 """The reward rule: when a click counts, and what it is worth."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bandits.hashing import hash_strings
+from bandits.reward_rule import AGGREGATIONS, Aggregation, Int64, KindRule, RewardRule
 
 _HOUR_MS = 3_600_000
+_UNIT = 1 << 15
 MAX_REWARD_CAP = 65_536.0  # a reward in fixed point fits 32 bits, and its products with x leave headroom in 63
 
 
@@ -17,13 +25,20 @@ class JoinRule:
         max_skew_ms: how far clocks may disagree: an event may lie this far in the future, and a click this far
             before its impression.
         kind_weights: weight of each declared kind of reaction; others are refused.
-        reward_cap: rewards are clipped to [0, reward_cap] after weighting; at most MAX_REWARD_CAP.
+        kind_caps: a reaction of the kind, weighted, and the value of the kind on a row are clipped to it; kinds
+            that are not named have `reward_cap`.
+        kind_aggregations: what several reactions of the kind to one shown item amount to: the "first" of them,
+            their "sum" or their "max"; "first" for kinds that are not named.
+        across_kinds: what the values of several kinds on one shown item amount to; with "first" the kind that came
+            first keeps the row.
+        reward_cap: rewards are clipped to [0, reward_cap] after weighting, and so is the total of a shown item;
+            at most MAX_REWARD_CAP.
         max_pending_rows: impressions kept for clicks to come; the oldest go first.
         max_waiting_clicks: clicks kept for their impression to come; the oldest go first. A click whose impression
             came holds its place until no older one waits.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or a kind is not declared.
     """
 
     window_ms: int = _HOUR_MS
@@ -33,6 +48,9 @@ class JoinRule:
     reward_cap: float = 1.0
     max_pending_rows: int = 1_000_000
     max_waiting_clicks: int = 100_000
+    kind_caps: dict[str, float] = field(default_factory=dict)
+    kind_aggregations: dict[str, Aggregation] = field(default_factory=dict)
+    across_kinds: Aggregation = "first"
 
     def __post_init__(self) -> None:
         for name in ("window_ms", "max_delay_ms", "max_skew_ms", "max_pending_rows", "max_waiting_clicks"):
@@ -43,6 +61,19 @@ class JoinRule:
         for kind, weight in self.kind_weights.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f'kind_weights["{kind}"]: expected finite and >= 0, got {weight}')
+        for kind, cap in self.kind_caps.items():
+            if not 0 < cap <= self.reward_cap:
+                raise ValueError(
+                    f'kind_caps["{kind}"]: expected 0 < cap <= reward_cap {self.reward_cap}, got {cap}'
+                )
+        for kind, aggregation in self.kind_aggregations.items():
+            _check_aggregation(f'kind_aggregations["{kind}"]', aggregation)
+        _check_aggregation("across_kinds", self.across_kinds)
+        for name in ("kind_caps", "kind_aggregations"):
+            for kind in getattr(self, name):
+                if kind not in self.kind_weights:
+                    declared = ", ".join(f'"{known}"' for known in sorted(self.kind_weights))
+                    raise ValueError(f'{name}: expected kinds of kind_weights ({declared}), got "{kind}"')
 
     @property
     def row_retention_ms(self) -> int:
@@ -53,3 +84,39 @@ class JoinRule:
     def click_retention_ms(self) -> int:
         """How long a click must be kept so that it does not miss an impression that it counts for."""
         return self.max_delay_ms + 2 * self.max_skew_ms
+
+    def cap_of(self, kind: str) -> float:
+        """The most that a reaction of a kind is worth."""
+        return self.kind_caps.get(kind, self.reward_cap)
+
+    @property
+    def several_count(self) -> bool:
+        """Whether more than the first reaction to a shown item may count."""
+        return self.across_kinds != "first" or any(rule != "first" for rule in self.kind_aggregations.values())
+
+    @cached_property
+    def rewards(self) -> RewardRule:
+        """How the reactions to a row make its reward, in fixed point."""
+        kinds = list(self.kind_weights)
+        rules = [
+            KindRule(self.kind_aggregations.get(kind, "first"), round(self.cap_of(kind) * _UNIT)) for kind in kinds
+        ]
+        cap = round(self.reward_cap * _UNIT)
+        return RewardRule(dict(zip(kind_numbers(kinds).tolist(), rules, strict=True)), self.across_kinds, cap)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `JoinRule(**...)` makes this rule of; what the first release did not have only where it is set."""
+        default = JoinRule()
+        later = ("kind_caps", "kind_aggregations", "across_kinds")
+        return {name: v for name, v in asdict(self).items() if name not in later or v != getattr(default, name)}
+
+
+def kind_numbers(kinds: list[str]) -> Int64:
+    """What kinds of reactions are told apart by in columns: int64 hashes of their names."""
+    return hash_strings(kinds)[:, 0].view(np.int64)
+
+
+def _check_aggregation(name: str, aggregation: str) -> None:
+    if aggregation not in AGGREGATIONS:
+        expected = ", ".join(f'"{known}"' for known in AGGREGATIONS)
+        raise ValueError(f'{name}: expected one of {expected}, got "{aggregation}"')

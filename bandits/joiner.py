@@ -12,57 +12,23 @@ Invariants:
   for another.
 """
 
-from collections import deque
-from dataclasses import dataclass, field
-from itertools import chain, count, repeat
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bandits.arena import Arena, Int64, ranges
+from bandits.arena import ranges
 from bandits.events import Clicks, Impressions
-from bandits.join_rule import JoinRule
+from bandits.joiner_batch import Bool, Key, NewRows, Reactions
 from bandits.joiner_change import Dead, JoinerChange, Tally
+from bandits.joiner_state import JoinerState
 from bandits.outcomes import CLICKS_TOPIC, IMPRESSIONS_TOPIC, Outcomes
-
-Bool = npt.NDArray[np.bool_]
-Int32 = npt.NDArray[np.int32]
-Key = tuple[str, str]  # (request_id, item_id)
+from bandits.reward_rule import ABSORBED, COUNTED, REPEATED, Int64
 
 
-class Joiner:
-    """State of one joiner partition: impressions that may still be clicked, clicks that may still be matched."""
-
-    def __init__(self, rule: JoinRule, *, partition: int = 0) -> None:
-        self.rule = rule
-        self.partition = partition
-        self.sequence = 0
-        self.tally = Tally()
-        self.clock_ms = 0
-        self.impressions_position = 0
-        self.clicks_position = 0
-        self._row: dict[Key, int] = {}
-        self._keys: deque[Key] = deque()
-        self._rows = Arena(occurred=np.int64, ingested=np.int64, context=np.int64, rewarded=np.bool_)
-        self._contexts = Arena(start=np.int64, size=np.int64)
-        self._elements = Arena(cluster=np.int32, x=np.int64)
-        self._waiting: dict[Key, list[int]] = {}
-        self._clicks = Arena(
-            occurred=np.int64, ingested=np.int64, reward=np.int64, offset=np.int64, index=np.int32, open=np.bool_
-        )
-        self._click_keys: deque[Key] = deque()
-        self._needs: deque[tuple[int, int, int]] = deque()  # (sequence, rows below, clicks below) of each change
-
-    @property
-    def pending_rows(self) -> int:
-        """Impressions that may still be clicked."""
-        return len(self._rows)
-
-    @property
-    def waiting_clicks(self) -> int:
-        """Clicks without an impression yet."""
-        return int(np.count_nonzero(self._clicks.view("open")))
+class Joiner(JoinerState):
+    """One joiner partition: what it remembers, and how it judges what comes."""
 
     def join(
         self, impressions: Impressions, clicks: Clicks, *, clock_ms: int | None = None
@@ -109,32 +75,20 @@ class Joiner:
             resolved=reactions.resolved,
             dead=[*dead_slates, *dead_clicks],
         )
+        if clicks.kind is not None:
+            change.click_kind = reactions.kind[reactions.wait]
+            change.click_identity = reactions.identity[reactions.wait]
+        if self.rule.several_count:
+            change.reward_row = change.rewarded
+            change.reward_kind = reactions.kind[reactions.joined]
+            change.reward_identity = reactions.identity[reactions.joined]
+            change.reward_value, change.reward_total = reactions.value, reactions.total
         self._plan_eviction(change)
         return self._outcomes(impressions, rows, reactions, change), change
 
-    def apply(self, change: JoinerChange) -> None:
-        """Take over a change, fresh from `join` or read back from the store in order of sequence."""
-        if not len(self._rows):
-            self._rows.start_at(change.row_start)
-        if not len(self._contexts):
-            self._contexts.start_at(change.context_start)
-        if not len(self._clicks):
-            self._clicks.start_at(change.click_start)
-        self._take_rows(change)
-        self._take_clicks(change)
-        self._evict(change)
-        self.sequence = change.sequence
-        self.clock_ms = change.clock_ms
-        self.impressions_position = change.impressions_position
-        self.clicks_position = change.clicks_position
-        self.tally = change.tally
-        self._needs.append((change.sequence, change.needs_row, change.needs_click))
-        while self._needs and self._needs[0][0] < change.keep_from:
-            self._needs.popleft()
-
     # --- join: what is new -------------------------------------------------------------------------------------
 
-    def _fresh_rows(self, impressions: Impressions, tally: Tally) -> tuple["_Rows", list[Dead]]:
+    def _fresh_rows(self, impressions: Impressions, tally: Tally) -> tuple[NewRows, list[Dead]]:
         sizes = np.diff(impressions.item_ends, prepend=0)
         occurred = np.where(impressions.occurred_at_ms == 0, impressions.ingested_at_ms, impressions.occurred_at_ms)
         late, future = self._off_time(occurred, impressions.ingested_at_ms)
@@ -152,7 +106,7 @@ class Joiner:
         kept, context = np.unique(slate[at], return_inverse=True)
         context_sizes = np.diff(impressions.context_ends, prepend=0)[kept]
         elements = ranges(impressions.context_ends[kept] - context_sizes, context_sizes)
-        rows = _Rows(
+        rows = NewRows(
             keys=keys if len(at) == len(keys) else [keys[i] for i in at.tolist()],
             slate=slate[at],
             occurred_ms=occurred[slate[at]],
@@ -190,7 +144,7 @@ class Joiner:
                 seen[keys[i]] = ingested[i]
         return first
 
-    def _reactions(self, clicks: Clicks, rows: "_Rows", tally: Tally) -> tuple["_Reactions", list[Dead]]:
+    def _reactions(self, clicks: Clicks, rows: NewRows, tally: Tally) -> tuple[Reactions, list[Dead]]:
         """Clicks to be decided now: those that waited for a row of this batch, then the new ones."""
         resolved = self._woken(rows)
         waited = [self._click_keys[number - self._clicks.first] for number in resolved.tolist()]
@@ -205,13 +159,17 @@ class Joiner:
         def both(name: str, new: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return np.concatenate([self._clicks.take(name, resolved), new[timely]])
 
+        nothing = np.zeros(len(clicks), np.int64)
+
         ingested = both("ingested", clicks.ingested_at_ms)
-        reactions = _Reactions(
+        reactions = Reactions(
             keys=keys,
             row=self._find_rows(keys, ingested, rows),
             occurred_ms=both("occurred", occurred),
             ingested_ms=ingested,
             reward=both("reward", clicks.reward),
+            kind=both("kind", nothing if clicks.kind is None else clicks.kind),
+            identity=both("identity", nothing if clicks.identity is None else clicks.identity),
             offset=both("offset", clicks.offset),
             index=both("index", clicks.index),
             resolved=resolved,
@@ -219,7 +177,7 @@ class Joiner:
         self._judge(reactions, rows, tally)
         return reactions, self._dead(CLICKS_TOPIC, clicks, future)
 
-    def _judge(self, reactions: "_Reactions", rows: "_Rows", tally: Tally) -> None:
+    def _judge(self, reactions: Reactions, rows: NewRows, tally: Tally) -> None:
         found = reactions.row >= 0
         shown_ms = np.zeros(len(found), np.int64)
         rewarded = np.zeros(len(found), np.bool_)
@@ -230,18 +188,36 @@ class Joiner:
         shown_ms[new] = rows.occurred_ms[reactions.row[new] - self._rows.end]
         delay = reactions.occurred_ms - shown_ms
         inside = found & (delay <= self.rule.window_ms) & (delay >= -self.rule.max_skew_ms)
-        counts = inside & ~rewarded
-        at = np.flatnonzero(counts)
-        # The first click of a row counts: np.unique returns the first of equals.
-        joined = np.zeros(len(found), np.bool_)
-        joined[at[np.unique(reactions.row[at], return_index=True)[1]]] = True
-        reactions.joined, reactions.wait = joined, ~found
-        reactions.wait_keys = [reactions.keys[i] for i in np.flatnonzero(~found).tolist()]
-        tally.clicks_joined += int(np.count_nonzero(joined))
-        tally.clicks_duplicate += int(np.count_nonzero(inside & ~joined))
+        if self.rule.several_count:
+            self._weigh(reactions, inside, rewarded, tally)
+        else:
+            at = np.flatnonzero(inside & ~rewarded)
+            # The first click of a row counts: np.unique returns the first of equals.
+            reactions.joined = np.zeros(len(found), np.bool_)
+            reactions.joined[at[np.unique(reactions.row[at], return_index=True)[1]]] = True
+            tally.clicks_duplicate += int(np.count_nonzero(inside & ~reactions.joined))
+        reactions.wait = ~found
+        tally.clicks_joined += int(np.count_nonzero(reactions.joined))
         tally.clicks_late += int(np.count_nonzero(found & ~inside))
 
-    def _find_rows(self, keys: list[Key], ingested: Int64, rows: "_Rows") -> Int64:
+    def _weigh(self, reactions: Reactions, inside: Bool, rewarded: Bool, tally: Tally) -> None:
+        """Judge reactions of which several may count; the reward of each that joins becomes what it adds."""
+        # A row without an entry got its reward while one click counted, and is not asked again.
+        closed = rewarded & ~self._book.knows(reactions.row)
+        at = np.flatnonzero(inside & ~closed)
+        moves = self._book.judge(
+            self.rule.rewards, reactions.row[at], reactions.kind[at], reactions.identity[at], reactions.reward[at]
+        )
+        counted = moves.verdict == COUNTED
+        reactions.joined = np.zeros(len(inside), np.bool_)
+        reactions.joined[at[counted]] = True
+        reactions.reward[at[counted]] = moves.delta[counted]
+        reactions.value, reactions.total = moves.value[counted], moves.total[counted]
+        tally.clicks_duplicate += int(np.count_nonzero(moves.verdict == REPEATED))
+        tally.clicks_duplicate += int(np.count_nonzero(inside & closed))
+        tally.clicks_absorbed += int(np.count_nonzero(moves.verdict == ABSORBED))
+
+    def _find_rows(self, keys: list[Key], ingested: Int64, rows: NewRows) -> Int64:
         """Number of the first row of each key that its click can see, -1 where there is none."""
         if not keys:
             return np.empty(0, np.int64)
@@ -260,7 +236,7 @@ class Joiner:
                 found[i] = visible[0] + self._rows.end if len(visible) else -1
         return found
 
-    def _ingested(self, row: Int64, rows: "_Rows") -> Int64:
+    def _ingested(self, row: Int64, rows: NewRows) -> Int64:
         """Ingestion times of old and new rows, 0 for -1."""
         result = np.zeros(len(row), np.int64)
         old, new = (row >= 0) & (row < self._rows.end), row >= self._rows.end
@@ -274,7 +250,7 @@ class Joiner:
         seen: Bool = (age <= self.rule.row_retention_ms) & (-age <= self.rule.click_retention_ms)
         return seen
 
-    def _woken(self, rows: "_Rows") -> Int64:
+    def _woken(self, rows: NewRows) -> Int64:
         """Numbers of the clicks that waited for one of these rows, in order."""
         if not self._waiting:
             return np.empty(0, np.int64)
@@ -293,47 +269,10 @@ class Joiner:
         places = zip(at, got, strict=True)
         return [Dead(topic, int(events.offset[i]), int(events.index[i]), f"{reason}, got {ms}") for i, ms in places]
 
-    # --- join: eviction and facts ------------------------------------------------------------------------------
-
-    def _plan_eviction(self, change: JoinerChange) -> None:
-        rule, n_new = self.rule, len(change.row_keys)
-        expired = _older(
-            self._rows.view("ingested"), change.row_ingested_ms, change.clock_ms - rule.row_retention_ms
-        )
-        crowded = max(len(self._rows) + n_new - rule.max_pending_rows, 0)
-        first_row = self._rows.first if len(self._rows) else change.row_start
-        change.first_row = first_row + max(expired, crowded)
-        change.tally.rows_evicted += max(crowded - expired, 0)
-
-        old, new = self._clicks.view("ingested"), change.click_ingested_ms
-        expired = _older(old, new, change.clock_ms - rule.click_retention_ms)
-        gone = max(expired, len(old) + len(new) - rule.max_waiting_clicks, 0)
-        first_click = self._clicks.first if len(self._clicks) else change.click_start
-        still_open = np.concatenate([self._clicks.view("open"), np.ones(len(new), np.bool_)])
-        still_open[change.resolved - first_click] = False
-        change.tally.clicks_unmatched += int(np.count_nonzero(still_open[:gone]))
-        # Decided clicks at the front need no place.
-        waiting = still_open[gone:]
-        gone += int(np.argmax(waiting)) if waiting.any() else len(waiting)
-        change.first_click = first_click + gone
-
-        # A change is needed to restore while anything that it adds or marks is alive.
-        new_row = change.row_start + n_new if n_new else 0
-        change.needs_row = max(new_row, int(change.rewarded.max(initial=-1)) + 1)
-        new_click = change.click_start + len(new) if len(new) else 0
-        change.needs_click = max(new_click, int(change.resolved.max(initial=-1)) + 1)
-        this = (change.sequence, change.needs_row, change.needs_click)
-        change.keep_from = next(
-            (
-                sequence
-                for sequence, row, click in chain(self._needs, [this])
-                if row > change.first_row or click > change.first_click
-            ),
-            change.sequence,  # the newest is always kept: it holds the positions
-        )
+    # --- join: facts ------------------------------------------------------------------------------
 
     def _outcomes(
-        self, impressions: Impressions, rows: "_Rows", reactions: "_Reactions", change: JoinerChange
+        self, impressions: Impressions, rows: NewRows, reactions: Reactions, change: JoinerChange
     ) -> Outcomes:
         joined = np.flatnonzero(reactions.joined)
         row = reactions.row[joined]
@@ -364,111 +303,6 @@ class Joiner:
             cause_offset=np.concatenate([impressions.offset[rows.slate], reactions.offset[joined]]),
             cause_index=np.concatenate([impressions.index[rows.slate], reactions.index[joined]]).astype(np.int32),
         )
-
-    def _gather_contexts(self, used: Int64, change: JoinerChange) -> tuple[Int64, Int32, Int64]:
-        old, new = used[used < change.context_start], used[used >= change.context_start] - change.context_start
-        old_starts, old_sizes = self._contexts.take("start", old), self._contexts.take("size", old)
-        new_sizes = np.diff(change.context_ends, prepend=0)[new]
-        old_at = ranges(old_starts, old_sizes)
-        new_at = ranges(change.context_ends[new] - new_sizes, new_sizes)
-        cluster = np.concatenate([self._elements.take("cluster", old_at), change.context_cluster[new_at]])
-        x = np.concatenate([self._elements.take("x", old_at), change.context_x[new_at]])
-        return np.cumsum(np.concatenate([old_sizes, new_sizes])), cluster.astype(np.int32), x
-
-    # --- apply -------------------------------------------------------------------------------------------------
-
-    def _take_rows(self, change: JoinerChange) -> None:
-        self._row.update(zip(change.row_keys, count(change.row_start), strict=False))
-        self._keys.extend(change.row_keys)
-        unrewarded = np.zeros(len(change.row_keys), np.bool_)
-        self._rows.append(
-            occurred=change.row_occurred_ms,
-            ingested=change.row_ingested_ms,
-            context=change.row_context,
-            rewarded=unrewarded,
-        )
-        sizes = np.diff(change.context_ends, prepend=0)
-        self._contexts.append(start=self._elements.end + change.context_ends - sizes, size=sizes)
-        self._elements.append(cluster=change.context_cluster, x=change.context_x)
-        # While restoring, a stored change may mark rows that have expired since: they are gone.
-        rewarded = change.rewarded[change.rewarded >= self._rows.first]
-        self._rows.view("rewarded")[rewarded - self._rows.first] = True
-
-    def _take_clicks(self, change: JoinerChange) -> None:
-        resolved = change.resolved[change.resolved >= self._clicks.first] - self._clicks.first
-        self._clicks.view("open")[resolved] = False
-        is_open = self._clicks.view("open")
-        for key in {self._click_keys[at] for at in resolved.tolist()}:
-            left = [number for number in self._waiting.pop(key, []) if is_open[number - self._clicks.first]]
-            if left:
-                self._waiting[key] = left
-        for number, key in zip(count(change.click_start), change.click_keys, strict=False):
-            self._waiting.setdefault(key, []).append(number)
-        self._click_keys.extend(change.click_keys)
-        self._clicks.append(
-            occurred=change.click_occurred_ms,
-            ingested=change.click_ingested_ms,
-            reward=change.click_reward,
-            offset=change.click_offset,
-            index=change.click_index,
-            open=np.ones(len(change.click_keys), np.bool_),
-        )
-
-    def _evict(self, change: JoinerChange) -> None:
-        for number in range(self._rows.first, change.first_row):
-            row_key = self._keys.popleft()
-            if self._row.get(row_key) == number:  # the key may have been used again
-                del self._row[row_key]
-        self._rows.drop_before(change.first_row)
-        kept = int(self._rows.view("context")[0]) if len(self._rows) else self._contexts.end
-        self._contexts.drop_before(kept)
-        elements = int(self._contexts.view("start")[0]) if len(self._contexts) else self._elements.end
-        self._elements.drop_before(elements)
-        for number in range(self._clicks.first, change.first_click):
-            key = self._click_keys.popleft()
-            waiting = self._waiting.get(key)
-            if waiting and waiting[0] == number:
-                del waiting[0]
-                if not waiting:
-                    del self._waiting[key]
-        self._clicks.drop_before(change.first_click)
-
-
-@dataclass
-class _Rows:
-    """Rows of a batch that were never seen before."""
-
-    keys: list[Key]
-    slate: Int64
-    occurred_ms: Int64
-    ingested_ms: Int64
-    context: Int64
-    context_ends: Int64
-    context_cluster: Int32
-    context_x: Int64
-
-
-@dataclass
-class _Reactions:
-    """Clicks of a batch that are on time, with the number of their row (-1 = none yet)."""
-
-    keys: list[Key]
-    row: Int64
-    occurred_ms: Int64
-    ingested_ms: Int64
-    reward: Int64
-    offset: Int64
-    index: Int32
-    resolved: Int64
-    joined: Bool = field(default_factory=lambda: np.empty(0, np.bool_))
-    wait: Bool = field(default_factory=lambda: np.empty(0, np.bool_))
-    wait_keys: list[Key] = field(default_factory=list)
-
-
-def _older(alive: Int64, new: Int64, than_ms: int) -> int:
-    """How many of the ascending times of `alive` and then `new` are below a time."""
-    old = int(np.searchsorted(alive, than_ms))
-    return old if old < len(alive) else old + int(np.searchsorted(new, than_ms))
 
 
 def _next(offsets: Int64, position: int) -> int:

@@ -1,6 +1,6 @@
 """What one micro-batch changes in the joiner: the unit that is stored, and applied again when restoring."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ class Tally:
         impressions_late: older than the accepted delay when ingested.
         impressions_dead: refused, a dead letter was written.
         clicks_joined: clicks that count.
-        clicks_duplicate: a further click on a row that has its reward.
+        clicks_duplicate: a further click on a row that has its reward, or the same reaction again.
+        clicks_absorbed: a further reaction that adds nothing: below the maximum, or beyond a cap.
         clicks_late: outside the attribution window, or older than the accepted delay when ingested.
         clicks_unmatched: no impression came while the click waited.
         clicks_dead: refused, a dead letter was written.
@@ -37,6 +38,7 @@ class Tally:
     clicks_unmatched: int = 0
     clicks_dead: int = 0
     rows_evicted: int = 0
+    clicks_absorbed: int = 0
 
     def copy(self) -> "Tally":
         """An independent copy."""
@@ -62,6 +64,10 @@ class Dead:
     reason: str
 
 
+def _none() -> Int64:
+    return np.empty(0, np.int64)
+
+
 @dataclass
 class JoinerChange:
     """Columns of one micro-batch. Rows, contexts and clicks are numbered for the life of the partition.
@@ -81,7 +87,7 @@ class JoinerChange:
         context_ends: int64, as in `Impressions`.
         context_cluster: int32.
         context_x: int64, unit 2^-15.
-        rewarded: int64, rows that have got their reward.
+        rewarded: int64, rows that have got a reward, one entry a click that counted.
         click_start: number of the first click that begins to wait.
         click_keys: (request_id, item_id) of each such click.
         click_occurred_ms: int64.
@@ -91,6 +97,12 @@ class JoinerChange:
         click_index: int32.
         resolved: int64, waiting clicks that were decided.
         dead: events refused for ever.
+        click_kind: int64, what the kind of each waiting click is told apart by; empty where one click counts.
+        click_identity: int64, equal for the same reaction sent again; likewise.
+        reward_row: int64, row of each reaction that counted, in order; empty where one click counts.
+        reward_kind, reward_identity: int64 of each such reaction.
+        reward_value: int64, the value of its kind on the row after it, unit 2^-15.
+        reward_total: int64, the reward of the row after it, unit 2^-15.
         first_row: rows below are forgotten.
         first_click: waiting clicks below are forgotten.
         needs_row: the change is needed while rows below this number are alive.
@@ -122,6 +134,13 @@ class JoinerChange:
     click_index: Int32
     resolved: Int64
     dead: list[Dead]
+    click_kind: Int64 = field(default_factory=_none)
+    click_identity: Int64 = field(default_factory=_none)
+    reward_row: Int64 = field(default_factory=_none)
+    reward_kind: Int64 = field(default_factory=_none)
+    reward_identity: Int64 = field(default_factory=_none)
+    reward_value: Int64 = field(default_factory=_none)
+    reward_total: Int64 = field(default_factory=_none)
     first_row: int = 0
     first_click: int = 0
     needs_row: int = 0

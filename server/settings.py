@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from bandits.join_rule import MAX_REWARD_CAP, JoinRule
 from bandits.policy_settings import Estimator, PolicySettings, Unseen
+from bandits.reward_rule import Aggregation
 from server.limits import MAX_SLATE
 from streams.embedded import LoopLimits
 
@@ -89,6 +90,14 @@ class JoinGroup(_Group):
     reward_cap: float = Field(default=JoinRule.reward_cap, gt=0, le=MAX_REWARD_CAP)
     max_pending_rows: int = Field(default=JoinRule.max_pending_rows, ge=1)
     max_waiting_clicks: int = Field(default=JoinRule.max_waiting_clicks, ge=1)
+    kind_caps: dict[str, float] = Field(default={}, description="most that a kind is worth on one shown item")
+    kind_aggregations: dict[str, Aggregation] = Field(default={}, description="of several reactions of a kind")
+    across_kinds: Aggregation = Field(default="first", description="of several kinds on one shown item")
+
+    @model_validator(mode="after")
+    def _in_range(self) -> "JoinGroup":
+        self.rule()
+        return self
 
     def rule(self) -> JoinRule:
         """As the joiner takes it."""

@@ -21,6 +21,16 @@ _INT64 = (
     "click_offset",
     "resolved",
 )
+# Columns that may be empty as a whole.
+_OPTIONAL = (
+    "click_kind",
+    "click_identity",
+    "reward_row",
+    "reward_kind",
+    "reward_identity",
+    "reward_value",
+    "reward_total",
+)
 _INT32 = ("context_cluster", "click_index")
 _NUMBERS = (
     "sequence",
@@ -49,7 +59,7 @@ def encode_change(change: JoinerChange) -> bytes:
     )
     for name in _NUMBERS:
         setattr(message, name, getattr(change, name))
-    for names, dtype in ((_INT64, "<i8"), (_INT32, "<i4")):
+    for names, dtype in ((_INT64, "<i8"), (_OPTIONAL, "<i8"), (_INT32, "<i4")):
         for name in names:
             column: npt.NDArray[np.integer] = getattr(change, name)
             setattr(message, name, column.astype(dtype).tobytes())
@@ -71,6 +81,11 @@ def decode_change(record: bytes) -> JoinerChange:
         length = rows if name.startswith("row_") else clicks if name.startswith("click_") else None
         if length is not None and len(getattr(change, name)) != length:
             raise ValueError(f"{name}: expected {length} entries, got {len(getattr(change, name))}")
+    rewards = len(change.reward_row)
+    for name in _OPTIONAL:
+        lengths = (0, clicks) if name.startswith("click_") else (rewards,)
+        if len(getattr(change, name)) not in lengths:
+            raise ValueError(f"{name}: expected {lengths[-1]} entries, got {len(getattr(change, name))}")
     ends, elements = change.context_ends, len(change.context_cluster)
     if len(change.context_x) != elements or (int(ends[-1]) if len(ends) else 0) != elements:
         raise ValueError(f"context_ends: expected the last to be {elements}, the length of parallel columns")
@@ -82,7 +97,7 @@ def decode_change(record: bytes) -> JoinerChange:
 def _decode(record: bytes) -> JoinerChange:
     message = state_pb2.JoinerChangeColumns.FromString(record)
     columns: dict[str, Any] = {}
-    for names, dtype in ((_INT64, "<i8"), (_INT32, "<i4")):
+    for names, dtype in ((_INT64, "<i8"), (_OPTIONAL, "<i8"), (_INT32, "<i4")):
         for name in names:
             columns[name] = np.frombuffer(getattr(message, name), dtype)
     numbers: dict[str, Any] = {name: int(getattr(message, name)) for name in _NUMBERS}

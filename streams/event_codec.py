@@ -12,8 +12,9 @@ import numpy as np
 
 from bandits.context import fixed_point_weights
 from bandits.events import Clicks, Impressions, Int64
-from bandits.join_rule import JoinRule
-from bandits.sums import UNIT
+from bandits.hashing import hash_strings
+from bandits.join_rule import JoinRule, kind_numbers
+from bandits.sums import UNIT, Float64
 from freshet.v1 import events_pb2
 
 Message = TypeVar("Message", events_pb2.Impression, events_pb2.Click)
@@ -68,8 +69,10 @@ def click_columns(records: Iterable[Record[events_pb2.Click]], rule: JoinRule) -
     if not clicks:
         return Clicks.none()
     raw = np.array([click.reward if click.HasField("reward") else 1.0 for click in clicks])
-    weight = np.array([rule.kind_weights[click.kind or "click"] for click in clicks])
-    reward = np.clip(np.minimum(raw, rule.reward_cap / np.maximum(weight, 1e-300)) * weight, 0.0, rule.reward_cap)
+    kinds = [click.kind or "click" for click in clicks]
+    weight = np.array([rule.kind_weights[kind] for kind in kinds])
+    cap = np.array([rule.cap_of(kind) for kind in kinds]) if rule.kind_caps else rule.reward_cap
+    reward = np.clip(np.minimum(raw, cap / np.maximum(weight, 1e-300)) * weight, 0.0, cap)
     return Clicks(
         request_ids=[click.request_id for click in clicks],
         item_ids=[click.item_id for click in clicks],
@@ -78,7 +81,21 @@ def click_columns(records: Iterable[Record[events_pb2.Click]], rule: JoinRule) -
         ingested_at_ms=_per_event(records, [record.ingested_at_ms for record in records]),
         offset=_per_event(records, [record.offset for record in records]),
         index=_indices(records).astype(np.int32),
+        kind=kind_numbers(kinds) if rule.several_count else None,
+        identity=_identities(clicks, kinds, raw) if rule.several_count else None,
     )
+
+
+def _identities(clicks: Sequence[events_pb2.Click], kinds: Sequence[str], raw: Float64) -> Int64:
+    """Equal for the same reaction sent again: by its event_id, or by its time and reward where it has none.
+
+    The time is the producer's own: that of ingestion differs between the first sending and the next.
+    """
+    names = [
+        f"{kind}\0e{click.event_id}" if click.event_id else f"{kind}\0t{click.occurred_at_ms}\0{reward!r}"
+        for click, kind, reward in zip(clicks, kinds, raw.tolist(), strict=True)
+    ]
+    return hash_strings(names)[:, 0].view(np.int64)
 
 
 def _per_event(records: Sequence[Record[Message]], values: list[int]) -> Int64:

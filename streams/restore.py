@@ -4,7 +4,6 @@ Invariant: what is read is what the last committed micro-batch left, whatever wa
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -85,7 +84,7 @@ def rules(store: Store) -> list[tuple[int, JoinRule]]:
 
 def encode_rule(rule: JoinRule) -> bytes:
     """A rule as JSON."""
-    return json.dumps(asdict(rule), sort_keys=True).encode()
+    return json.dumps(rule.as_dict(), sort_keys=True).encode()
 
 
 def _place(learner: Learner, names: list[str], values: list[bytes]) -> None:

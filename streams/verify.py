@@ -189,7 +189,8 @@ def conservation(tally: Tally, *, waiting: int, rows: int, clicks: int) -> list[
         rows: shown items that were consumed.
         clicks: clicks that were consumed.
     """
-    decided = tally.clicks_joined + tally.clicks_duplicate + tally.clicks_late + tally.clicks_unmatched
+    judged = tally.clicks_joined + tally.clicks_duplicate + tally.clicks_absorbed
+    decided = judged + tally.clicks_late + tally.clicks_unmatched
     counted_rows = (
         tally.impressions_accepted + tally.impressions_duplicate + tally.impressions_late + tally.impressions_dead
     )
@@ -201,7 +202,7 @@ def conservation(tally: Tally, *, waiting: int, rows: int, clicks: int) -> list[
             f"{counted_rows} of {rows} shown items accounted for",
         ),
         Check(
-            "joined + duplicate + late + unmatched + dead + waiting = clicks",
+            "joined + duplicate + absorbed + late + unmatched + dead + waiting = clicks",
             counted_clicks == clicks,
             f"{counted_clicks} of {clicks} clicks accounted for",
         ),

@@ -1,10 +1,11 @@
 """What joiner and sums must do, as a slow program over dicts: one event at a time, no columns, unlimited memory."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bandits.graph import Graph
 from bandits.join_rule import JoinRule
+from bandits.sums import UNIT
 from tests.bandits.event_columns import Clicked, Event, Fact, Shown
 
 Key = tuple[str, str]
@@ -18,6 +19,8 @@ class Row:
     slate: Shown
     occurred_ms: int
     rewarded: bool = False
+    counted: list[Clicked] = field(default_factory=list)
+    earned: int = 0
 
 
 class DictJoiner:
@@ -71,12 +74,44 @@ class DictJoiner:
         delay_ms = (click.occurred_ms or click.ingested_ms) - row.occurred_ms
         if not -self.rule.max_skew_ms <= delay_ms <= self.rule.window_ms:
             self.counts["clicks_late"] += 1
+        elif self.rule.several_count:
+            self.weigh(click, row)
         elif row.rewarded:
             self.counts["clicks_duplicate"] += 1
         else:
             row.rewarded = True
             self.counts["clicks_joined"] += 1
             self.facts[(click.item, row.slate.context, 0, click.reward, (1, click.offset, click.index))] += 1
+
+    def weigh(self, click: Clicked, row: Row) -> None:
+        """The reward is worked out anew from all reactions that counted so far."""
+        aggregation = self.rule.kind_aggregations.get(click.kind, "first")
+        of_kind = [other for other in row.counted if other.kind == click.kind]
+        again = aggregation == "sum" and any(other.identity == click.identity for other in of_kind)
+        shut = (of_kind and aggregation == "first") or (
+            self.rule.across_kinds == "first" and row.counted and not of_kind
+        )
+        if again or shut:
+            self.counts["clicks_duplicate"] += 1
+            return
+        if of_kind and self.worth(click.kind, [*of_kind, click]) == self.worth(click.kind, of_kind):
+            self.counts["clicks_absorbed"] += 1
+            return
+        row.counted.append(click)
+        self.counts["clicks_joined"] += 1
+        kinds = {other.kind for other in row.counted}
+        values = [self.worth(kind, [other for other in row.counted if other.kind == kind]) for kind in kinds]
+        total = sum(values) if self.rule.across_kinds == "sum" else max(values)
+        gain, row.earned = -row.earned, min(total, round(self.rule.reward_cap * UNIT))
+        gain += row.earned
+        self.facts[(click.item, row.slate.context, 0, gain, (1, click.offset, click.index))] += 1
+
+    def worth(self, kind: str, clicks: list[Clicked]) -> int:
+        """What reactions of one kind amount to."""
+        rewards = [click.reward for click in clicks]
+        how = {"first": lambda all_: all_[0], "sum": sum, "max": max}
+        total = how[self.rule.kind_aggregations.get(kind, "first")](rewards)
+        return min(total, round(self.rule.cap_of(kind) * UNIT))
 
     def finish(self, clock_ms: int) -> dict[str, int]:
         """Counts as of a time, and the number of clicks that still wait."""

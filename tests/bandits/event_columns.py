@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bandits.events import Clicks, Impressions
+from bandits.join_rule import kind_numbers
 from bandits.joiner import Joiner
 from bandits.outcomes import Outcomes
 
@@ -28,7 +29,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Clicked:
-    """A click."""
+    """A click; `kind` and `identity` matter only where several count."""
 
     request: str
     item: str
@@ -37,6 +38,8 @@ class Clicked:
     ingested_ms: int
     offset: int
     index: int = 0
+    kind: str = ""
+    identity: int = 0
 
 
 Event = Shown | Clicked
@@ -62,8 +65,18 @@ def columns(events: Iterable[Event]) -> tuple[Impressions, Clicks]:
         item_ids=[click.item for click in clicked],
         reward=np.array([click.reward for click in clicked], np.int64),
         **times(clicked),
+        **kinds(clicked),
     )
     return impressions, clicks
+
+
+def kinds(events: Sequence[Clicked]) -> dict[str, np.ndarray]:
+    if not any(event.kind for event in events):
+        return {}
+    return {
+        "kind": kind_numbers([event.kind for event in events]),
+        "identity": np.array([event.identity for event in events], np.int64),
+    }
 
 
 def times(events: Sequence[Event]) -> dict[str, np.ndarray]:

@@ -12,13 +12,16 @@ from freshet.v1 import state_pb2
 from streams.change_codec import decode_change, encode_change
 from tests.bandits.event_columns import columns
 from tests.bandits.test_joiner_model import cut, random_stream
+from tests.bandits.test_reward_rules import rules, stream
 from tests.streams.hostile_bytes import damaged
 
 
 def changes(seed: int) -> list[JoinerChange]:
     rng = random.Random(seed)
-    joiner, made = Joiner(JoinRule(window_ms=50, max_delay_ms=30, max_skew_ms=5)), []
-    for batch in cut(random_stream(rng, 60), 0, rng):
+    several = rules(rng) if seed % 2 else None
+    rule = several or JoinRule(window_ms=50, max_delay_ms=30, max_skew_ms=5)
+    joiner, made = Joiner(rule), []
+    for batch in cut(stream(rng, several, 60) if several else random_stream(rng, 60), 0, rng):
         made.append(joiner.join(*columns(batch))[1])
         joiner.apply(made[-1])
     return made
@@ -50,6 +53,7 @@ def test_damaged_changes_are_refused_or_whole() -> None:
             continue
         assert {len(got.row_keys)} == {len(c) for c in (got.row_occurred_ms, got.row_ingested_ms, got.row_context)}
         assert {len(got.click_keys)} == {len(c) for c in (got.click_reward, got.click_offset, got.click_index)}
+        assert len({len(c) for c in (got.reward_row, got.reward_kind, got.reward_value, got.reward_total)}) == 1
         assert len(got.context_cluster) == len(got.context_x)
         assert (np.diff(got.context_ends, prepend=0) >= 0).all()
     assert refused > 100

@@ -89,3 +89,31 @@ def test_no_reward_is_negative_or_above_its_cap(reward: float, weight: float, ca
     """Any finite reward and weight: a whole number from 0 to the cap, which fits 32 bits."""
     got = reward_of(JoinRule(kind_weights={"click": weight}, reward_cap=cap), reward)
     assert 0 <= got <= round(cap * UNIT) < 2**32
+
+
+def test_a_kind_has_its_own_cap() -> None:
+    """Ten seconds of dwell time at a twentieth each, at most a quarter; other kinds keep the cap of the rule."""
+    rule = JoinRule(kind_weights={"click": 1.0, "dwell": 0.05}, kind_caps={"dwell": 0.25})
+    assert reward_of(rule, 4.0, "dwell") == round(0.2 * UNIT)
+    assert reward_of(rule, 10.0, "dwell") == UNIT // 4
+    assert reward_of(rule, 1.0, "click") == UNIT
+
+
+def test_the_same_reaction_sent_again_has_the_same_identity() -> None:
+    """An event_id says it, else kind, time and reward do; when it was ingested does not matter."""
+    rule = JoinRule(kind_weights={"click": 1.0, "dwell": 1.0}, kind_aggregations={"dwell": "sum"})
+
+    def identity(ingested_ms: int, **fields: object) -> int:
+        click = events_pb2.Click(request_id="r", item_id="i", **fields)  # type: ignore[arg-type]
+        columns = click_columns([Record(3, ingested_ms, [click])], rule)
+        assert columns.identity is not None
+        return int(columns.identity[0])
+
+    beat = {"kind": "dwell", "occurred_at_ms": 5, "reward": 0.5}
+    assert identity(7, **beat) == identity(8, **beat)
+    others = [{"occurred_at_ms": 6}, {"reward": 0.25}, {"kind": "click"}, {"event_id": "e"}, {"event_id": "f"}]
+    assert len({identity(7, **(beat | other)) for other in [{}, *others]}) == 6
+    named = beat | {"event_id": "e"}
+    assert identity(7, **named) == identity(9, **(named | {"occurred_at_ms": 6, "reward": 1.0}))
+    columns = click_columns([Record(3, 7, [events_pb2.Click(request_id="r", item_id="i")])], JoinRule())
+    assert columns.kind is columns.identity is None

@@ -254,7 +254,9 @@ class Click(_message.Message):
     occurred_at_ms: _builtins.int
     """When it happened. 0 means: when it reached Freshet."""
     event_id: _builtins.str
-    """Identity of the event (optional), for the producer's own tracing."""
+    """Identity of the event (optional). Where several reactions of a kind are summed, equal ids on one shown item are
+    the same reaction sent again; without ids, equal times and rewards are.
+    """
     def __init__(
         self,
         *,

@@ -223,10 +223,13 @@ class LearnerHead(_message.Message):
     MARK_FIELD_NUMBER: _builtins.int
     PUBLISHED_POSITION_FIELD_NUMBER: _builtins.int
     DAMAGED_FIELD_NUMBER: _builtins.int
+    PARAMETERS_END_FIELD_NUMBER: _builtins.int
     published_position: _builtins.int
     """The parameters topic has every row as of this ledger position."""
     damaged: _builtins.int
     """Ledger records that could not be read."""
+    parameters_end: _builtins.int
+    """Everything that this partition wrote to the parameters topic, or read there, lies below this offset."""
     @_builtins.property
     def mark(self) -> _parameters_pb2.PartitionMark: ...
     def __init__(
@@ -235,10 +238,11 @@ class LearnerHead(_message.Message):
         mark: _parameters_pb2.PartitionMark | None = ...,
         published_position: _builtins.int = ...,
         damaged: _builtins.int = ...,
+        parameters_end: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["mark", b"mark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "mark", b"mark", "published_position", b"published_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "mark", b"mark", "parameters_end", b"parameters_end", "published_position", b"published_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

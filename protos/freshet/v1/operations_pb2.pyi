@@ -228,6 +228,7 @@ class GetStatusResponse(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     STATE_HASH_FIELD_NUMBER: _builtins.int
     DEFAULT_POLICY_FIELD_NUMBER: _builtins.int
+    GRAPH_REFUSAL_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Release of the server."""
     plumbing: _builtins.str
@@ -247,6 +248,8 @@ class GetStatusResponse(_message.Message):
     state_hash: _builtins.str
     """Hash of all sums, order-independent; 32 hex digits."""
     default_policy: _builtins.str
+    graph_refusal: _builtins.str
+    """Why the latest artifact in the watched directory was refused; empty once one is taken."""
     @_builtins.property
     def parameters_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Position the served parameters include, and the end of the ledger."""
@@ -276,10 +279,11 @@ class GetStatusResponse(_message.Message):
         counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         state_hash: _builtins.str = ...,
         default_policy: _builtins.str = ...,
+        graph_refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clusters", b"clusters", "counts", b"counts", "default_policy", b"default_policy", "edges", b"edges", "graph_version", b"graph_version", "items", b"items", "learning_frozen", b"learning_frozen", "ledger_end", b"ledger_end", "parameters_position", b"parameters_position", "pending_impressions", b"pending_impressions", "plumbing", b"plumbing", "queued_events", b"queued_events", "staleness_ms", b"staleness_ms", "state_hash", b"state_hash", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clusters", b"clusters", "counts", b"counts", "default_policy", b"default_policy", "edges", b"edges", "graph_refusal", b"graph_refusal", "graph_version", b"graph_version", "items", b"items", "learning_frozen", b"learning_frozen", "ledger_end", b"ledger_end", "parameters_position", b"parameters_position", "pending_impressions", b"pending_impressions", "plumbing", b"plumbing", "queued_events", b"queued_events", "staleness_ms", b"staleness_ms", "state_hash", b"state_hash", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -328,16 +332,20 @@ class LoadGraphRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
+    OVERLAP_PATH_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Directory of the artifact on the server's disk, inside the directory the server is set to load from."""
+    overlap_path: _builtins.str
+    """Directory of an overlap map in the same place, where the clusters were made anew: sums are inherited through it."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
+        overlap_path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overlap_path", b"overlap_path", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -109,6 +109,13 @@ class JoinerChangeColumns(_message.Message):
     NEEDS_ROW_FIELD_NUMBER: _builtins.int
     NEEDS_CLICK_FIELD_NUMBER: _builtins.int
     KEEP_FROM_FIELD_NUMBER: _builtins.int
+    CLICK_KIND_FIELD_NUMBER: _builtins.int
+    CLICK_IDENTITY_FIELD_NUMBER: _builtins.int
+    REWARD_ROW_FIELD_NUMBER: _builtins.int
+    REWARD_KIND_FIELD_NUMBER: _builtins.int
+    REWARD_IDENTITY_FIELD_NUMBER: _builtins.int
+    REWARD_VALUE_FIELD_NUMBER: _builtins.int
+    REWARD_TOTAL_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     clock_ms: _builtins.int
     impressions_position: _builtins.int
@@ -134,6 +141,14 @@ class JoinerChangeColumns(_message.Message):
     needs_row: _builtins.int
     needs_click: _builtins.int
     keep_from: _builtins.int
+    click_kind: _builtins.bytes
+    """Empty where one click counts."""
+    click_identity: _builtins.bytes
+    reward_row: _builtins.bytes
+    reward_kind: _builtins.bytes
+    reward_identity: _builtins.bytes
+    reward_value: _builtins.bytes
+    reward_total: _builtins.bytes
     @_builtins.property
     def tally(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
@@ -177,10 +192,17 @@ class JoinerChangeColumns(_message.Message):
         needs_row: _builtins.int = ...,
         needs_click: _builtins.int = ...,
         keep_from: _builtins.int = ...,
+        click_kind: _builtins.bytes = ...,
+        click_identity: _builtins.bytes = ...,
+        reward_row: _builtins.bytes = ...,
+        reward_kind: _builtins.bytes = ...,
+        reward_identity: _builtins.bytes = ...,
+        reward_value: _builtins.bytes = ...,
+        reward_total: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["click_index", b"click_index", "click_ingested_ms", b"click_ingested_ms", "click_item_ids", b"click_item_ids", "click_occurred_ms", b"click_occurred_ms", "click_offset", b"click_offset", "click_request_ids", b"click_request_ids", "click_reward", b"click_reward", "click_start", b"click_start", "clicks_position", b"clicks_position", "clock_ms", b"clock_ms", "context_cluster", b"context_cluster", "context_ends", b"context_ends", "context_start", b"context_start", "context_x", b"context_x", "first_click", b"first_click", "first_row", b"first_row", "impressions_position", b"impressions_position", "keep_from", b"keep_from", "needs_click", b"needs_click", "needs_row", b"needs_row", "resolved", b"resolved", "rewarded", b"rewarded", "row_context", b"row_context", "row_ingested_ms", b"row_ingested_ms", "row_item_ids", b"row_item_ids", "row_occurred_ms", b"row_occurred_ms", "row_request_ids", b"row_request_ids", "row_start", b"row_start", "sequence", b"sequence", "tally", b"tally"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["click_identity", b"click_identity", "click_index", b"click_index", "click_ingested_ms", b"click_ingested_ms", "click_item_ids", b"click_item_ids", "click_kind", b"click_kind", "click_occurred_ms", b"click_occurred_ms", "click_offset", b"click_offset", "click_request_ids", b"click_request_ids", "click_reward", b"click_reward", "click_start", b"click_start", "clicks_position", b"clicks_position", "clock_ms", b"clock_ms", "context_cluster", b"context_cluster", "context_ends", b"context_ends", "context_start", b"context_start", "context_x", b"context_x", "first_click", b"first_click", "first_row", b"first_row", "impressions_position", b"impressions_position", "keep_from", b"keep_from", "needs_click", b"needs_click", "needs_row", b"needs_row", "resolved", b"resolved", "reward_identity", b"reward_identity", "reward_kind", b"reward_kind", "reward_row", b"reward_row", "reward_total", b"reward_total", "reward_value", b"reward_value", "rewarded", b"rewarded", "row_context", b"row_context", "row_ingested_ms", b"row_ingested_ms", "row_item_ids", b"row_item_ids", "row_occurred_ms", b"row_occurred_ms", "row_request_ids", b"row_request_ids", "row_start", b"row_start", "sequence", b"sequence", "tally", b"tally"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,6 +243,7 @@ class StoreHead(_message.Message):
     DEAD_LETTERS_FIELD_NUMBER: _builtins.int
     FACTS_APPLIED_FIELD_NUMBER: _builtins.int
     FACTS_UNKNOWN_FIELD_NUMBER: _builtins.int
+    GRAPH_BASE_FIELD_NUMBER: _builtins.int
     ledger_end: _builtins.int
     """Ledger offset of the next record to be written."""
     graph_switches: _builtins.int
@@ -233,6 +256,8 @@ class StoreHead(_message.Message):
     dead_letters: _builtins.int
     facts_applied: _builtins.int
     facts_unknown: _builtins.int
+    graph_base: _builtins.int
+    """Number of the first record of graphs that the graph in force is made of: its artifact, and edits of it."""
     @_builtins.property
     def applied_sequences(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Last sequence applied, by joiner partition."""
@@ -249,10 +274,11 @@ class StoreHead(_message.Message):
         dead_letters: _builtins.int = ...,
         facts_applied: _builtins.int = ...,
         facts_unknown: _builtins.int = ...,
+        graph_base: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_position", b"applied_position", "applied_sequences", b"applied_sequences", "dead_letters", b"dead_letters", "facts_applied", b"facts_applied", "facts_unknown", b"facts_unknown", "frozen", b"frozen", "graph_switches", b"graph_switches", "graph_version", b"graph_version", "ledger_end", b"ledger_end"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_position", b"applied_position", "applied_sequences", b"applied_sequences", "dead_letters", b"dead_letters", "facts_applied", b"facts_applied", "facts_unknown", b"facts_unknown", "frozen", b"frozen", "graph_base", b"graph_base", "graph_switches", b"graph_switches", "graph_version", b"graph_version", "ledger_end", b"ledger_end"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,19 +323,67 @@ class GraphSwitch(_message.Message):
 
     OFFSET_FIELD_NUMBER: _builtins.int
     GRAPH_VERSION_FIELD_NUMBER: _builtins.int
+    EDIT_FIELD_NUMBER: _builtins.int
+    COMPACTED_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
     """Ledger offset of the first record that was learned under it."""
     graph_version: _builtins.str
+    compacted: _builtins.bool
+    """The graph before it, with the artifact of that version in place of what it had been edited to when it had that
+    version. Nothing but numbers changes, and sums of items that were retired by then go.
+    """
+    overlap: _builtins.str
+    """The artifact of that version, whose clusters were made anew: sums are inherited through the overlap map that is
+    kept under this name.
+    """
+    @_builtins.property
+    def edit(self) -> Global___GraphEdit:
+        """The graph before it, edited."""
+
     def __init__(
         self,
         *,
         offset: _builtins.int = ...,
         graph_version: _builtins.str = ...,
+        edit: Global___GraphEdit | None = ...,
+        compacted: _builtins.bool = ...,
+        overlap: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compacted", b"compacted", "edit", b"edit", "how", b"how", "overlap", b"overlap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compacted", b"compacted", "edit", b"edit", "graph_version", b"graph_version", "how", b"how", "offset", b"offset", "overlap", b"overlap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_how: _TypeAlias = _typing.Literal["edit", "compacted", "overlap"]  # noqa: Y015
+    _WhichOneofArgType_how: _TypeAlias = _typing.Literal["how", b"how"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_how) -> _WhichOneofReturnType_how | None: ...
+
+Global___GraphSwitch: _TypeAlias = GraphSwitch  # noqa: Y015
+
+@_typing.final
+class GraphEdit(_message.Message):
+    """Items added, changed and retired together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSERTED_FIELD_NUMBER: _builtins.int
+    RETIRED_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upserted(self) -> _containers.RepeatedCompositeFieldContainer[_events_pb2.Item]:
+        """Each with its clusters."""
+
+    @_builtins.property
+    def retired_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        upserted: _abc.Iterable[_events_pb2.Item] | None = ...,
+        retired_item_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["graph_version", b"graph_version", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["retired_item_ids", b"retired_item_ids", "upserted", b"upserted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GraphSwitch: _TypeAlias = GraphSwitch  # noqa: Y015
+Global___GraphEdit: _TypeAlias = GraphEdit  # noqa: Y015

@@ -1,0 +1,211 @@
+"""State of one joiner partition: impressions that may still be clicked, clicks that may still be matched.
+
+Invariants: only `apply` changes the state; a change is taken over wholly, fresh or while restoring; rows, contexts
+and clicks keep their numbers for life, and are forgotten from the front.
+"""
+
+from collections import deque
+from itertools import chain, count
+
+import numpy as np
+
+from bandits.arena import Arena, ranges
+from bandits.join_rule import JoinRule
+from bandits.joiner_batch import Int32, Key
+from bandits.joiner_change import JoinerChange, Tally
+from bandits.reward_rule import Int64, RewardBook
+
+
+class JoinerState:
+    """What a joiner remembers.
+
+    Args:
+        rule: the join rule.
+        partition: number of the partition.
+    """
+
+    def __init__(self, rule: JoinRule, *, partition: int = 0) -> None:
+        self.rule = rule
+        self.partition = partition
+        self.sequence = 0
+        self.tally = Tally()
+        self.clock_ms = 0
+        self.impressions_position = 0
+        self.clicks_position = 0
+        self._row: dict[Key, int] = {}
+        self._keys: deque[Key] = deque()
+        self._rows = Arena(occurred=np.int64, ingested=np.int64, context=np.int64, rewarded=np.bool_)
+        self._contexts = Arena(start=np.int64, size=np.int64)
+        self._elements = Arena(cluster=np.int32, x=np.int64)
+        self._waiting: dict[Key, list[int]] = {}
+        self._clicks = Arena(
+            occurred=np.int64,
+            ingested=np.int64,
+            reward=np.int64,
+            kind=np.int64,
+            identity=np.int64,
+            offset=np.int64,
+            index=np.int32,
+            open=np.bool_,
+        )
+        self._click_keys: deque[Key] = deque()
+        self._book = RewardBook()
+        self._needs: deque[tuple[int, int, int]] = deque()  # (sequence, rows below, clicks below) of each change
+
+    @property
+    def pending_rows(self) -> int:
+        """Impressions that may still be clicked."""
+        return len(self._rows)
+
+    @property
+    def waiting_clicks(self) -> int:
+        """Clicks without an impression yet."""
+        return int(np.count_nonzero(self._clicks.view("open")))
+
+    def apply(self, change: JoinerChange) -> None:
+        """Take over a change, fresh from `join` or read back from the store in order of sequence."""
+        if not len(self._rows):
+            self._rows.start_at(change.row_start)
+        if not len(self._contexts):
+            self._contexts.start_at(change.context_start)
+        if not len(self._clicks):
+            self._clicks.start_at(change.click_start)
+        self._take_rows(change)
+        self._take_clicks(change)
+        self._evict(change)
+        self.sequence = change.sequence
+        self.clock_ms = change.clock_ms
+        self.impressions_position = change.impressions_position
+        self.clicks_position = change.clicks_position
+        self.tally = change.tally
+        self._needs.append((change.sequence, change.needs_row, change.needs_click))
+        while self._needs and self._needs[0][0] < change.keep_from:
+            self._needs.popleft()
+
+    # --- apply -------------------------------------------------------------------------------------------------
+
+    def _take_rows(self, change: JoinerChange) -> None:
+        self._row.update(zip(change.row_keys, count(change.row_start), strict=False))
+        self._keys.extend(change.row_keys)
+        unrewarded = np.zeros(len(change.row_keys), np.bool_)
+        self._rows.append(
+            occurred=change.row_occurred_ms,
+            ingested=change.row_ingested_ms,
+            context=change.row_context,
+            rewarded=unrewarded,
+        )
+        sizes = np.diff(change.context_ends, prepend=0)
+        self._contexts.append(start=self._elements.end + change.context_ends - sizes, size=sizes)
+        self._elements.append(cluster=change.context_cluster, x=change.context_x)
+        # While restoring, a stored change may mark rows that have expired since: they are gone.
+        rewarded = change.rewarded[change.rewarded >= self._rows.first]
+        self._rows.view("rewarded")[rewarded - self._rows.first] = True
+        self._book.take(
+            change.reward_row,
+            change.reward_kind,
+            change.reward_identity,
+            change.reward_value,
+            change.reward_total,
+            first_row=self._rows.first,
+        )
+
+    def _take_clicks(self, change: JoinerChange) -> None:
+        resolved = change.resolved[change.resolved >= self._clicks.first] - self._clicks.first
+        self._clicks.view("open")[resolved] = False
+        is_open = self._clicks.view("open")
+        for key in {self._click_keys[at] for at in resolved.tolist()}:
+            left = [number for number in self._waiting.pop(key, []) if is_open[number - self._clicks.first]]
+            if left:
+                self._waiting[key] = left
+        for number, key in zip(count(change.click_start), change.click_keys, strict=False):
+            self._waiting.setdefault(key, []).append(number)
+        self._click_keys.extend(change.click_keys)
+        self._clicks.append(
+            occurred=change.click_occurred_ms,
+            ingested=change.click_ingested_ms,
+            reward=change.click_reward,
+            kind=_or_zeros(change.click_kind, len(change.click_keys)),
+            identity=_or_zeros(change.click_identity, len(change.click_keys)),
+            offset=change.click_offset,
+            index=change.click_index,
+            open=np.ones(len(change.click_keys), np.bool_),
+        )
+
+    def _evict(self, change: JoinerChange) -> None:
+        for number in range(self._rows.first, change.first_row):
+            row_key = self._keys.popleft()
+            if self._row.get(row_key) == number:  # the key may have been used again
+                del self._row[row_key]
+            self._book.forget(number)
+        self._rows.drop_before(change.first_row)
+        kept = int(self._rows.view("context")[0]) if len(self._rows) else self._contexts.end
+        self._contexts.drop_before(kept)
+        elements = int(self._contexts.view("start")[0]) if len(self._contexts) else self._elements.end
+        self._elements.drop_before(elements)
+        for number in range(self._clicks.first, change.first_click):
+            key = self._click_keys.popleft()
+            waiting = self._waiting.get(key)
+            if waiting and waiting[0] == number:
+                del waiting[0]
+                if not waiting:
+                    del self._waiting[key]
+        self._clicks.drop_before(change.first_click)
+
+    # --- what a change needs -----------------------------------------------------------------------------------
+
+    def _plan_eviction(self, change: JoinerChange) -> None:
+        rule, n_new = self.rule, len(change.row_keys)
+        expired = _older(
+            self._rows.view("ingested"), change.row_ingested_ms, change.clock_ms - rule.row_retention_ms
+        )
+        crowded = max(len(self._rows) + n_new - rule.max_pending_rows, 0)
+        first_row = self._rows.first if len(self._rows) else change.row_start
+        change.first_row = first_row + max(expired, crowded)
+        change.tally.rows_evicted += max(crowded - expired, 0)
+
+        old, new = self._clicks.view("ingested"), change.click_ingested_ms
+        expired = _older(old, new, change.clock_ms - rule.click_retention_ms)
+        gone = max(expired, len(old) + len(new) - rule.max_waiting_clicks, 0)
+        first_click = self._clicks.first if len(self._clicks) else change.click_start
+        still_open = np.concatenate([self._clicks.view("open"), np.ones(len(new), np.bool_)])
+        still_open[change.resolved - first_click] = False
+        change.tally.clicks_unmatched += int(np.count_nonzero(still_open[:gone]))
+        # Decided clicks at the front need no place.
+        waiting = still_open[gone:]
+        gone += int(np.argmax(waiting)) if waiting.any() else len(waiting)
+        change.first_click = first_click + gone
+
+        # A change is needed to restore while anything that it adds or marks is alive.
+        new_row = change.row_start + n_new if n_new else 0
+        change.needs_row = max(new_row, int(change.rewarded.max(initial=-1)) + 1)
+        new_click = change.click_start + len(new) if len(new) else 0
+        change.needs_click = max(new_click, int(change.resolved.max(initial=-1)) + 1)
+        this = (change.sequence, change.needs_row, change.needs_click)
+        change.keep_from = next(
+            (
+                sequence
+                for sequence, row, click in chain(self._needs, [this])
+                if row > change.first_row or click > change.first_click
+            ),
+            change.sequence,  # the newest is always kept: it holds the positions
+        )
+
+    def _gather_contexts(self, used: Int64, change: JoinerChange) -> tuple[Int64, Int32, Int64]:
+        old, new = used[used < change.context_start], used[used >= change.context_start] - change.context_start
+        old_starts, old_sizes = self._contexts.take("start", old), self._contexts.take("size", old)
+        new_sizes = np.diff(change.context_ends, prepend=0)[new]
+        old_at = ranges(old_starts, old_sizes)
+        new_at = ranges(change.context_ends[new] - new_sizes, new_sizes)
+        cluster = np.concatenate([self._elements.take("cluster", old_at), change.context_cluster[new_at]])
+        x = np.concatenate([self._elements.take("x", old_at), change.context_x[new_at]])
+        return np.cumsum(np.concatenate([old_sizes, new_sizes])), cluster.astype(np.int32), x
+
+
+def _or_zeros(column: Int64, size: int) -> Int64:
+    return column if len(column) else np.zeros(size, np.int64)
+
+
+def _older(alive: Int64, new: Int64, than_ms: int) -> int:
+    """How many of the ascending times of `alive` and then `new` are below a time."""
+    old = int(np.searchsorted(alive, than_ms))
+    return old if old < len(alive) else old + int(np.searchsorted(new, than_ms))
