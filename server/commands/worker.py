@@ -19,6 +19,12 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
 @click.option("--graph", required=True, type=click.Path(path_type=Path), help="Graph artifact; the same for all.")
 @click.option("--data-dir", required=True, type=click.Path(path_type=Path), help="Stores; one worker at a time.")
 @click.option("--backend", type=click.Choice(["auto", "numba", "numpy"]), help="What adds the facts.")
+@click.option(
+    "--static-member/--no-static-member",
+    default=True,
+    show_default=True,
+    help="Take the same partitions over at once when coming back under the same name within a session.",
+)
 @click.option("--accept-gap", is_flag=True, help="Go on even if the broker has deleted what was not yet read.")
 @click.option(
     "--session-timeout-ms", default=10_000, show_default=True, help="Silence after which others take over."

@@ -136,9 +136,10 @@ class LearnerPartition(Partition):
         names = [self.shared.graph.item_ids[item] for item in items.tolist()]
         pairs = [*with_epoch(names, rows, self.epoch), (MARK_KEY, self.mark().SerializeToString())]
         # 3. and 4. send and wait
-        await self.around.sender.send_rows(self.around.names.parameters, self.number, pairs)
+        last = await self.around.sender.send_rows(self.around.names.parameters, self.number, pairs)
         failpoint("learner-published")
         # 5. remember
+        self.head.parameters_end = last + 1
         self.head.published_position = position
         failpoint("learner-marked")
 

@@ -5,6 +5,8 @@ Invariants:
 - Before anything is published, a fence with the owner's epoch is in the parameters topic. A row of a lower epoch
   behind a fence came from a replaced owner, and compaction may have removed the newer row for it; then no row of
   the partition is trusted, and the whole ledger is folded again.
+- An owner's epoch is above that of every fence before its own. The group's generation alone would not do: a worker
+  that comes back under its name gets the generation of the process that it replaces.
 """
 
 from collections.abc import Sequence
@@ -70,12 +72,34 @@ async def recover(partition: LearnerPartition, reader: LogReader, *, generation:
             head.published_position = topic.mark.position
             _check_graph(partition, topic.mark)
         partition.epoch = max(partition.epoch, topic.fenced + 1)
+        head.parameters_end = before[1]
     else:
         _check_graph(partition, head.mark)
     await _refuse_lost_ledger(partition, reader)
-    fence = [(fence_key(partition.epoch), partition.mark().SerializeToString())]
-    await partition.around.sender.send_rows(tp.topic, tp.partition, fence)
+    await _fence(partition, reader, tp, max(head.parameters_end, before[0]))
     _write_all(partition)
+
+
+async def _fence(partition: LearnerPartition, reader: LogReader, tp: TP, known: int) -> None:
+    """Write a fence that no other owner's reaches, given that none before the offset `known` does."""
+    _, end = (await reader.bounds([tp]))[tp]
+    while True:
+        found = await _highest_fence(reader, tp, known, end)
+        partition.epoch, known = max(partition.epoch, found + 1), end
+        fence = [(fence_key(partition.epoch), partition.mark().SerializeToString())]
+        end = await partition.around.sender.send_rows(tp.topic, tp.partition, fence)
+        if await _highest_fence(reader, tp, known, end) < partition.epoch:
+            partition.head.parameters_end = end + 1
+            return
+
+
+async def _highest_fence(reader: LogReader, tp: TP, start: int, end: int) -> int:
+    """The highest epoch that somebody has fenced with; a repeat of one's own before `end` counts as well."""
+    highest = 0
+    async for _, records in reader.read({tp: (start, end)}):
+        fences = (record.key for record in records if record.key and is_fence(record.key))
+        highest = max([highest, *(int.from_bytes(key[1:], "big") for key in fences)])
+    return highest
 
 
 async def _read(partition: LearnerPartition, reader: LogReader, tp: TP, bounds: tuple[int, int]) -> _Topic:

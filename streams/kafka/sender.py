@@ -83,11 +83,11 @@ class Sender:
         offsets: list[int] = await self._until_done(once)
         return offsets
 
-    async def send_rows(self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send keys and values as few record batches, in order."""
+    async def send_rows(self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes]]) -> int:
+        """Send keys and values as few record batches, in order; the offset of the last one."""
         pairs = list(rows)
 
-        async def once(producer: AIOKafkaProducer) -> None:
+        async def once(producer: AIOKafkaProducer) -> int:
             batch = producer.create_batch()
             waiting = []
             for key, value in pairs:
@@ -97,11 +97,14 @@ class Sender:
                     batch = producer.create_batch()
                     if batch.append(timestamp=None, key=key, value=value) is None:
                         raise TooLarge(f"a row of {topic} has {len(value)} bytes, more than a batch takes")
+            in_last: int = batch.record_count()
             batch.close()
             waiting.append(await producer.send_batch(batch, topic, partition=partition))
-            await _all(waiting)
+            *_, last = await _all(waiting)
+            return int(last.offset) + in_last - 1
 
-        await self._until_done(once)
+        offset: int = await self._until_done(once)
+        return offset
 
     async def _until_done(self, once: Any) -> Any:
         pause_s = _PAUSE_S

@@ -7,10 +7,12 @@ restart, which reads the disk, puts that right.
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import faust
 import structlog
@@ -43,6 +45,22 @@ def end_process(reason: str) -> None:
     os._exit(EXIT_FAILED)
 
 
+def lock_folder(folder: Path) -> BinaryIO:
+    """Keep other workers out of a data directory until the file is closed, or the process ends.
+
+    Raises:
+        WorkerError: another worker uses it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "LOCK").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise WorkerError(f"the data directory {folder} is used by another worker") from None
+    return lock
+
+
 class Worker:
     """One worker over one data directory.
 
@@ -66,13 +84,13 @@ class Worker:
         """Load the graph, connect, join the group.
 
         Raises:
-            WorkerError: a topic is missing.
+            WorkerError: a topic is missing, or another worker uses the data directory.
             DamagedGraph: the graph cannot be loaded.
             KafkaError: no broker answers.
         """
         settings, names = self.settings, self._names
         graph = load_graph(settings.graph)
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(settings.data_dir)
         sender = Sender(settings.bootstrap, client_id=settings.name, request_timeout_ms=settings.request_timeout_ms)
         await sender.start()
         async with open_reader(settings.bootstrap, client_id=settings.name) as reader:
@@ -97,6 +115,7 @@ class Worker:
         await self.app.stop()
         if self._around:
             await self._around.sender.stop()
+        self._lock.close()
 
     @property
     def partitions(self) -> Mapping[TP, Partition]:
@@ -129,7 +148,11 @@ class Worker:
         )
         transport: Any = app.transport
         transport.options = TransportOptions(
-            worker=settings.name, together=(names.impressions, names.clicks), positions=self._positions
+            worker=settings.name,
+            together=(names.impressions, names.clicks),
+            positions=self._positions,
+            on_failure=self._failed,
+            static_member=settings.static_member,
         )
         for name in ("joiner", "learner"):
             topics = [names.impressions, names.clicks] if name == "joiner" else [names.outcomes]
@@ -227,9 +250,15 @@ class Worker:
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            with contextlib.suppress(Exception):
-                log.exception("unexpected") if not isinstance(error, WorkerError) else None
-            self._on_failure(str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}")
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, WorkerError):
+            self._on_failure(str(error))
+            return
+        with contextlib.suppress(Exception):
+            log.error("unexpected", exc_info=error)
+        self._on_failure(f"{type(error).__name__}: {error}")
 
     # --- watching -----------------------------------------------------------------------------------------------
 
@@ -240,9 +269,14 @@ class Worker:
         return positions
 
     async def _watch(self) -> None:
-        """End the process if a partition stands still while the broker has something for it."""
+        """End the process if it has been replaced, or if a partition stands still while there is work for it."""
         while True:
             await asyncio.sleep(_WATCH_S)
+            if self._consumer.thread.replaced:
+                raise WorkerError(
+                    f'another process has joined the group as "{self.settings.name}": '
+                    "every worker needs a name of its own"
+                )
             now_s, now_ms = time.monotonic(), int(time.time() * 1000)
             for tp, position in self._positions().items():
                 seen = self._consumer.thread.seen(tp)

@@ -19,6 +19,8 @@ class WorkerSettings:
         graph: artifact of the graph; the same for all workers.
         backend: adds the facts: "auto", "numba" or "numpy".
         rule: the join rule; the same for all workers.
+        static_member: a worker that comes back under its name within a session takes its partitions over at once;
+            of two with one name the older one ends.
         accept_gap: go on where the log begins if the broker has deleted what was not yet read.
         session_timeout_ms: after this silence a worker is taken for dead and its partitions go to others.
         heartbeat_interval_ms: at most a third of it.
@@ -38,6 +40,7 @@ class WorkerSettings:
     group: str = ""
     backend: str = "auto"
     rule: JoinRule = field(default_factory=JoinRule)
+    static_member: bool = True
     accept_gap: bool = False
     session_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 2_000

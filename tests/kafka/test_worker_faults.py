@@ -76,6 +76,61 @@ def test_a_zombie_changes_nothing(kafka: str, topic_prefix: str, tmp_path: Path)
 
 
 @pytest.mark.timeout(120)
+def test_of_two_workers_with_one_name_the_older_ends(kafka: str, topic_prefix: str, tmp_path: Path) -> None:
+    """A worker sleeps within its session while another of its name takes over; it wakes and must not win."""
+    cluster = Cluster(
+        kafka, topic_prefix, tmp_path, source_partitions=4, item_partitions=4, session_timeout_ms=8_000
+    )
+    source = cluster.feed(27)
+    try:
+        cluster.start(0)
+        feed_for(source, 3)
+        old = cluster.workers.pop(0)
+        source.step(200)  # work in its buffers
+        source.flush()
+        old.send_signal(signal.SIGSTOP)
+        (tmp_path / "worker-0").rename(tmp_path / "elsewhere")
+        cluster.start(0)
+        feed_for(source, 3)
+        old.send_signal(signal.SIGCONT)
+        feed_for(source, 3)
+        assert old.wait(20) == 70
+        assert 'another process has joined the group as "w0"' in cluster.last_words(200)
+        assert cluster.workers[0].poll() is None, "the newer one must stay"
+        source.finish()
+        cluster.wait_until_learned(60)
+    finally:
+        old.kill()
+        old.wait(10)
+        cluster.stop()
+        source.close()
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_comes_back_does_not_wait_for_its_session(
+    kafka: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    """Killed and started again under its name, a worker works long before its session could have ended."""
+    cluster = Cluster(
+        kafka, topic_prefix, tmp_path, source_partitions=2, item_partitions=2, session_timeout_ms=40_000
+    )
+    source = cluster.feed(28)
+    try:
+        cluster.start(0)
+        source.step(50)
+        source.flush()
+        cluster.wait_until_learned()
+        cluster.kill(0)
+        cluster.start(0)
+        source.step(50)
+        source.finish()
+        cluster.wait_until_learned(20)
+    finally:
+        cluster.stop()
+        source.close()
+
+
+@pytest.mark.timeout(120)
 def test_the_offsets_of_the_group_decide_nothing(kafka: str, topic_prefix: str, tmp_path: Path) -> None:
     """Somebody moves the group's committed offsets to the start and far ahead while the worker is away."""
     cluster = Cluster(kafka, topic_prefix, tmp_path, source_partitions=2, item_partitions=2)
