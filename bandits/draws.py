@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from bandits.hashing import UInt64, mix
+from bandits.hashing import GOLDEN, UInt64, mix
 
 Float64 = npt.NDArray[np.float64]
 
@@ -20,6 +20,7 @@ EXPLORE_ORDER = 4
 THOMPSON = 5
 BETA = 6
 REDRAWS = 7
+COARSE_REDRAWS = 8
 
 SEED_LIMIT = 1 << 64
 _MASK = SEED_LIMIT - 1
@@ -63,6 +64,33 @@ def normals(seed: int, stream: int, keys: UInt64) -> Float64:
     """A standard normal draw for each key, by inversion, float64 of the shape of `keys`; always finite."""
     drawn: Float64 = ndtri(uniforms(seed, stream, keys))
     return drawn
+
+
+# Quantiles of the normal distribution in the middle of 65,536 equal shares; the largest is 4.3.
+COARSE_NORMALS: Float64 = ndtri((np.arange(1 << 16) + 0.5) / (1 << 16))
+COARSE_NORMALS.setflags(write=False)
+
+
+def coarse_normals(seed: int, stream: int, keys: UInt64, count: int) -> Float64:
+    """`count` normal draws for each key, of 16 bits each: for averages over draws, at a fifth of the cost.
+
+    Args:
+        seed: 0 <= seed < 2^64.
+        stream: one of this module's streams.
+        keys: uint64 of shape (n,).
+        count: 0 or more; the first draws do not depend on it.
+
+    Returns:
+        float64 of shape (count, n).
+    """
+    block = np.arange(1, (count + 3) // 4 + 1, dtype=np.uint64)[:, None] * GOLDEN
+    words = mix(bits(seed, stream, keys) + block)
+    quarters = (words[:, None, :] >> _QUARTERS[:, None]) & np.uint64(0xFFFF)
+    drawn: Float64 = COARSE_NORMALS[quarters.reshape(-1, len(keys))[:count]]
+    return drawn
+
+
+_QUARTERS = np.arange(0, 64, 16, dtype=np.uint64)
 
 
 def _mix_int(value: int) -> int:

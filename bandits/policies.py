@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
-from bandits.draws import BETA, REDRAWS, THOMPSON, normals, uniforms
+from bandits.draws import BETA, COARSE_REDRAWS, REDRAWS, THOMPSON, coarse_normals, normals, uniforms
 from bandits.hashing import UInt64
 from bandits.policy_settings import Estimator, PolicySettings, Unseen, describe
 
@@ -94,15 +94,15 @@ def redraw(mode: str, sums: CandidateSums, settings: PolicySettings, seed: int, 
     Raises:
         ValueError: the mode draws nothing.
     """
-    generator = np.random.Generator(np.random.PCG64([seed, REDRAWS]))
     if mode == "thompson":
         mean, width, unseen = estimate(sums, settings)
         if not settings.thompson_scale:
             return np.tile(mean, (count, 1))
-        drawn = generator.standard_normal((count, len(mean)))
+        drawn = coarse_normals(seed, COARSE_REDRAWS, sums.keys, count)
         return _shift(mean, width, unseen, settings.thompson_scale * drawn)
     if mode == "beta_thompson":
         a, b = _beta_posterior(sums, settings)
+        generator = np.random.Generator(np.random.PCG64([seed, REDRAWS]))
         return generator.beta(a, b, (count, len(a)))
     raise ValueError(f"mode: expected 'thompson' or 'beta_thompson', got {mode!r}")
 

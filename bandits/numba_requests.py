@@ -1,0 +1,87 @@
+"""Compiled requests for slates: score, pick and, where scores are drawn, estimated propensities; many in one call.
+
+Invariant: equal to `score`, `pick` and `estimate_propensity` over `Backend.gather` bit for bit.
+Nothing is checked here: numbers are within the graph, weights and settings within their ranges.
+"""
+
+import numpy as np
+from numba import njit
+
+from bandits.draws import COARSE_REDRAWS
+from bandits.numba_draws import coarse_word, key_bits, stream_key
+from bandits.numba_memory import pointer
+from bandits.numba_scores import POLICY, THOMPSON_MODE, score_candidates
+from bandits.numba_slates import pick_slate, position_probability, tie_group
+
+_QUARTER_BITS, _QUARTER_MASK = np.uint64(16), np.uint64(0xFFFF)
+SCORE, MEAN, WIDTH, PROPENSITY = 0, 1, 2, 3  # rows of the numbers of a slate
+LARGEST = POLICY.index("largest")
+
+
+@njit(cache=True)
+def fill_slate(  # type: ignore[no-untyped-def]
+    view, items, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws, head, band
+):
+    """One slate of 1 <= size <= n candidates, 1 <= top_m <= n.
+
+    `view` and `policy` are rows as `bandits.numba_scores` says, `items` int32, `clusters` int32, `weights` float64,
+    `quantiles` is `bandits.draws.COARSE_NORMALS`, `seed` uint64; `redraws` are behind an estimated propensity,
+    `head` and `band` are of the rank table and not read where `share` is 0.
+
+    Returns chosen candidates, int64 of shape (size,), numbers, float64 of shape (4, size), and explored, bool of
+    shape (size,).
+    """
+    n = len(items)
+    score, mean, width, keys = np.empty(n), np.empty(n), np.empty(n), np.empty(n, np.uint64)
+    score_candidates(
+        pointer(view),
+        pointer(items),
+        n,
+        pointer(clusters),
+        len(clusters),
+        pointer(weights),
+        pointer(policy),
+        seed,
+        pointer(score),
+        pointer(mean),
+        pointer(width),
+        pointer(keys),
+    )
+    chosen, explored, numbers = np.empty(size, np.int64), np.empty(size, np.bool_), np.empty((4, size))
+    propensity = numbers[PROPENSITY]
+    pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored)
+    if policy[0] == THOMPSON_MODE:
+        _estimate(
+            mean, width, keys, policy[2], quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
+        )
+    largest = policy[LARGEST]
+    for slot in range(size):
+        at = chosen[slot]
+        numbers[SCORE, slot] = min(max(score[at], -largest), largest)
+        numbers[MEAN, slot], numbers[WIDTH, slot] = mean[at], min(width[at], largest)
+    return chosen, numbers, explored
+
+
+@njit
+def _estimate(  # type: ignore[no-untyped-def]
+    mean, width, keys, scale, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
+):
+    """Replace exact propensities given the drawn scores by their average over redraws (`estimate_propensity`)."""
+    n, size = len(mean), len(chosen)
+    offset, factor = stream_key(seed, COARSE_REDRAWS)
+    total = np.zeros(size)
+    drawn = np.empty((4, n))
+    for block in range((redraws + 3) // 4):
+        for i in range(n):
+            word = coarse_word(key_bits(offset, factor, keys[i]), block)
+            for quarter in range(4):
+                normal = quantiles[(word >> (_QUARTER_BITS * np.uint64(quarter))) & _QUARTER_MASK]
+                finite = mean[i] if scale == 0.0 else mean[i] + scale * normal * width[i]
+                drawn[quarter, i] = np.inf if width[i] == np.inf and scale != 0.0 else finite
+        for quarter in range(min(4, redraws - 4 * block)):
+            row = drawn[quarter]
+            for slot in range(size):
+                first, end = tie_group(row, row[chosen[slot]])
+                total[slot] += position_probability(first, end, slot, n, size, top_m, share, head, band)
+    for slot in range(size):
+        propensity[slot] = (propensity[slot] + total[slot]) / (redraws + 1)

@@ -1,0 +1,104 @@
+"""Compiled scores of candidates: sums to mean, width and score in one pass over the rows, nothing in between.
+
+Invariant: equal to `bandits.policies.score` over `Backend.gather` bit for bit: the same operations, in order.
+Nothing is checked here: item numbers are within the graph, arrays are as `VIEW` and `POLICY` say.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from bandits.draws import THOMPSON
+from bandits.numba_addresses import int32_at, int64_at, uint64_at
+from bandits.numba_draws import key_uniform, normal_quantile, stream_key
+from bandits.numba_kernels import _ask_for_row, _ask_for_sums, _find
+from bandits.numba_memory import load, pointer, prefetch, store
+from bandits.sums import UNIT
+
+_SCALE_1, _SCALE_2 = 1.0 / UNIT, 1.0 / UNIT**2
+_AHEAD = 4  # candidates from one stage to the next, as in bandits.numba_kernels
+_SLOTS = 2 * _AHEAD
+
+# The row of addresses and sizes of a graph and its sums.
+VIEW = ("item_ptr", "edge_cluster", "edge_sums", "item_sums", "item_hashes", "n_edges")
+# The row of a policy's settings, float64.
+POLICY = ("mode", "alpha", "thompson_scale", "prior_mean", "prior_strength", "diagonal", "infinite", "largest")
+EXPLOIT, UCB, THOMPSON_MODE, UNIFORM = 0, 1, 2, 3
+
+
+@njit
+def score_candidates(view, items, n, clusters, k, weights, policy, seed, score, mean, width, keys):  # type: ignore[no-untyped-def]
+    """Fill score, mean, width (float64) and keys (uint64) of n candidates.
+
+    All but the numbers n, k and seed are pointers: to a row `VIEW`, int32 items, int32 clusters that ascend, their
+    float64 weights, and a row `POLICY`.
+    """
+    rows, row, n_edges = int64_at(load(view, 0)), int32_at(load(view, 1)), load(view, 5)
+    of_edge, hashes = int64_at(load(view, 2)), uint64_at(load(view, 4))
+    offset, factor = stream_key(seed, THOMPSON)
+    found_array = np.empty(_SLOTS * k, np.int64)
+    found = pointer(found_array)
+    for step in range(n + 3 * _AHEAD):
+        if step < n:
+            prefetch(rows, load(items, step))
+        i = step - _AHEAD
+        if 0 <= i < n:
+            j = load(items, i)
+            _ask_for_row(row, load(rows, j), load(rows, j + 1))
+            prefetch(hashes, 2 * j)
+        i = step - 2 * _AHEAD
+        if 0 <= i < n:
+            j = load(items, i)
+            start, stop = load(rows, j), load(rows, j + 1)
+            for c in range(k):
+                at = _find(row, n_edges, start, stop, load(clusters, c))
+                _ask_for_sums(of_edge, at)
+                store(found, (i % _SLOTS) * k + c, at)
+        i = step - 3 * _AHEAD
+        if i >= 0:
+            at_mean, at_width, unseen = _estimate(found, (i % _SLOTS) * k, of_edge, k, weights, policy)
+            key = load(hashes, 2 * load(items, i))
+            store(mean, i, at_mean)
+            store(width, i, np.inf if unseen else at_width)
+            store(keys, i, key)
+            store(score, i, _score(at_mean, at_width, unseen, policy, offset, factor, key))
+    return len(found_array)  # keeps the array alive until here
+
+
+@njit(inline="always")
+def _estimate(found, first, of_edge, k, weights, policy):  # type: ignore[no-untyped-def]
+    """`bandits.policies.estimate` of one candidate."""
+    prior_mean, strength = load(policy, 3), load(policy, 4)
+    diagonal, infinite = load(policy, 5) != 0.0, load(policy, 6) != 0.0
+    pull = prior_mean * strength
+    total, square, blank = 0.0, 0.0, 0.0
+    for c in range(k):
+        at = load(found, first + c)
+        if at >= 0:
+            w = load(weights, c)
+            a, d, b = load(of_edge, 3 * at), load(of_edge, 3 * at + 1), load(of_edge, 3 * at + 2)
+            if d > 0 or strength > 0.0:
+                inverse = 1.0 / (d * _SCALE_2 + strength)
+                divisor = inverse if diagonal else 1.0 / (a * _SCALE_1 + strength)
+                total += (b * _SCALE_2 + pull) * divisor * w
+                square += inverse * (w * w)
+            if d == 0:
+                blank += w
+    if blank > 0.0 and strength == 0.0 and prior_mean != 0.0:
+        total += prior_mean * blank
+    return total, math.sqrt(square), blank > 0.0 and infinite
+
+
+@njit(inline="always")
+def _score(mean, width, unseen, policy, offset, factor, key):  # type: ignore[no-untyped-def]
+    mode = load(policy, 0)
+    if mode == UCB:
+        alpha = load(policy, 1)
+        return mean if alpha == 0.0 else (np.inf if unseen else mean + alpha * width)
+    if mode == THOMPSON_MODE:
+        scale = load(policy, 2)
+        if scale == 0.0:
+            return mean
+        return np.inf if unseen else mean + scale * normal_quantile(key_uniform(offset, factor, key)) * width
+    return 0.0 if mode == UNIFORM else mean

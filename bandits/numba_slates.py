@@ -1,0 +1,197 @@
+"""Compiled picking of a slate, with exact propensities.
+
+Invariant: equal to `bandits.slates.pick` bit for bit: the same slate, the same propensities, the same draws.
+Nothing is checked here: 1 <= size <= n, 1 <= top_m <= n, no score is NaN.
+"""
+
+import numpy as np
+from numba import njit
+
+from bandits.draws import EXPLORE_COIN, EXPLORE_ORDER, TIES, TOP_M
+from bandits.numba_draws import key_bits, key_uniform, stream_key
+from bandits.slate_propensity import EXPLORED_SLOTS
+
+_FEW = 48  # ranks up to which the best are kept in order one by one; beyond, all are sorted
+
+
+@njit
+def pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored):  # type: ignore[no-untyped-def]
+    """Pick a slate into the arrays chosen, propensity and explored, of `size` each.
+
+    `head` and `band` are of `bandits.slate_propensity.RankTable`, and not read where the exploration share is 0.
+    """
+    depth = max(size, top_m)
+    order = _best(score, keys, depth, seed) if depth <= _FEW else _sorted(score, keys, seed)
+    ranked = score[order]
+    if top_m > 1:
+        _permute(order, keys, top_m, seed)
+    if share > 0.0:
+        _fill(order, keys, size, share, seed, chosen, explored)
+    else:
+        for slot in range(size):
+            chosen[slot], explored[slot] = order[slot], False
+    first, end = -1, -1
+    last = np.nan
+    for slot in range(size):
+        value = score[chosen[slot]]
+        if value != last:
+            first, end = _group(score, ranked, value)
+            last = value
+        propensity[slot] = position_probability(first, end, slot, len(score), size, top_m, share, head, band)
+
+
+@njit
+def _group(score, ranked, value):  # type: ignore[no-untyped-def]
+    """First rank and end of the candidates whose score is `value`; `ranked` holds the best scores, best first."""
+    low, high = 0, len(ranked)
+    while low < high:
+        middle = (low + high) >> 1
+        if ranked[middle] > value:
+            low = middle + 1
+        else:
+            high = middle
+    if low == len(ranked) or ranked[low] != value or (ranked[-1] == value and len(ranked) < len(score)):
+        return tie_group(score, value)  # some of them are behind the best
+    end = low + 1
+    while end < len(ranked) and ranked[end] == value:
+        end += 1
+    return low, end
+
+
+@njit
+def tie_group(score, value):  # type: ignore[no-untyped-def]
+    """First rank and end of the candidates whose score is `value`."""
+    above, equal = 0, 0
+    for i in range(len(score)):
+        above += score[i] > value
+        equal += score[i] == value
+    return above, above + equal
+
+
+@njit
+def position_probability(first, end, slot, n, size, top_m, share, head, band):  # type: ignore[no-untyped-def]
+    """As `bandits.slate_propensity.position_probabilities`, of one item."""
+    if top_m <= 1:
+        return min(_mean_over_ranks(first, end, slot, size, share, head, band), 1.0)
+    inside = min(max(top_m - first, 0), end - first)
+    within = _mean_over_ranks(0, top_m, slot, size, share, head, band)
+    beyond = _mean_over_ranks(first + inside, end, slot, size, share, head, band)
+    part = inside / (end - first)
+    return min(part * within + (1 - part) * beyond, 1.0)
+
+
+@njit
+def _mean_over_ranks(low, high, slot, size, share, head, band):  # type: ignore[no-untyped-def]
+    total = 0.0
+    if share == 0.0:
+        total = 1.0 if low <= slot < high else 0.0
+    elif slot < len(head):
+        for rank in range(low, min(high, size)):
+            total += head[slot, rank]
+        total += max(high - max(low, size), 0) * head[slot, size]
+    else:
+        start = slot - len(head)
+        for rank in range(max(low, start), min(high, start + band.shape[1])):
+            total += band[start, rank - start]
+    return total / max(high - low, 1)
+
+
+@njit
+def _best(score, keys, depth, seed):  # type: ignore[no-untyped-def]
+    """The best `depth` candidates in order, ties by their draw."""
+    offset, factor = stream_key(seed, TIES)
+    order = np.empty(depth, np.int64)
+    held, draws = np.empty(depth), np.empty(depth, np.uint64)
+    count, worst = 0, -np.inf
+    for i in range(len(score)):
+        value = score[i]
+        if count == depth and value < worst:
+            continue
+        draw = key_bits(offset, factor, keys[i])
+        at = count if count < depth else depth - 1
+        if count == depth and (value == worst and draw >= draws[at]):
+            continue
+        while at > 0 and (held[at - 1] < value or (held[at - 1] == value and draws[at - 1] > draw)):
+            held[at], draws[at], order[at] = held[at - 1], draws[at - 1], order[at - 1]
+            at -= 1
+        held[at], draws[at], order[at] = value, draw, i
+        count = min(count + 1, depth)
+        worst = held[count - 1]
+    return order
+
+
+@njit
+def _sorted(score, keys, seed):  # type: ignore[no-untyped-def]
+    """All candidates in order, ties by their draw."""
+    offset, factor = stream_key(seed, TIES)
+    order = np.argsort(-score)
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end < len(order) and score[order[end]] == score[order[start]]:
+            continue
+        if end - start > 1:
+            _sort_by_draw(order[start:end], keys, offset, factor)
+        start = end
+    return order
+
+
+@njit
+def _permute(order, keys, top_m, seed):  # type: ignore[no-untyped-def]
+    offset, factor = stream_key(seed, TOP_M)
+    _sort_by_draw(order[:top_m], keys, offset, factor)
+
+
+@njit
+def _sort_by_draw(order, keys, offset, factor):  # type: ignore[no-untyped-def]
+    """Sort some candidates by their draws, in place."""
+    draws = np.empty(len(order), np.uint64)
+    for at in range(len(order)):
+        draws[at] = key_bits(offset, factor, keys[order[at]])
+    if len(order) > _FEW:
+        order[:] = order[np.argsort(draws)]
+        return
+    for at in range(1, len(order)):
+        draw, candidate = draws[at], order[at]
+        while at > 0 and draws[at - 1] > draw:
+            draws[at], order[at] = draws[at - 1], order[at - 1]
+            at -= 1
+        draws[at], order[at] = draw, candidate
+
+
+@njit
+def _fill(order, keys, size, share, seed, chosen, explored):  # type: ignore[no-untyped-def]
+    """Merge the queue of ranks with the queue of one random order, slot by slot (`bandits.slates._fill`)."""
+    n, slots = len(keys), min(size, EXPLORED_SLOTS)
+    offset, factor = stream_key(seed, EXPLORE_COIN)
+    any_explored = False
+    for slot in range(size):
+        explored[slot] = slot < slots and key_uniform(offset, factor, np.uint64(slot)) < share
+        any_explored = any_explored or explored[slot]
+    if not any_explored:
+        chosen[:] = order[:size]
+        return
+    offset, factor = stream_key(seed, EXPLORE_ORDER)
+    draws = np.empty(n, np.uint64)
+    for i in range(n):
+        draws[i] = key_bits(offset, factor, keys[i])
+    taken = np.zeros(n, np.bool_)
+    rank = 0
+    for slot in range(size):
+        if explored[slot]:
+            candidate = _next_drawn(draws, taken)
+        else:
+            while taken[order[rank]]:
+                rank += 1
+            candidate = order[rank]
+        taken[candidate] = True
+        chosen[slot] = candidate
+
+
+@njit
+def _next_drawn(draws, taken):  # type: ignore[no-untyped-def]
+    """The untaken candidate of the smallest draw."""
+    best, least = -1, np.uint64(0)
+    for i in range(len(draws)):
+        if not taken[i] and (best < 0 or draws[i] < least):
+            best, least = i, draws[i]
+    return best
