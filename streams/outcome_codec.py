@@ -1,13 +1,43 @@
-"""The ledger's record format: `freshet.v1.OutcomeBatch` to and from columns, whole columns at a time."""
+"""The ledger's record format: `freshet.v1.OutcomeBatch` to and from columns, whole columns at a time.
+
+Many records are read as one run, and one batch is written as many records, without a pass over each: at low rates a
+record holds a few facts, and a call on an array of a few costs as much as on one of thousands.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bandits.ledger_run import LedgerRun
 from bandits.outcomes import CLICKS_TOPIC, IMPRESSIONS_TOPIC, Outcomes
 from bandits.sums import UNIT
 from freshet.v1 import outcomes_pb2
 
 FORMAT = 1
+
+# Column of Outcomes: name on the wire, its dtype there and in memory.
+_U32, _U64 = "<u4", "<u8"
+FACT_COLUMNS: dict[str, tuple[str, str, type[np.integer[Any]]]] = {
+    "item": ("item", _U32, np.int32),
+    "context": ("context", _U32, np.int32),
+    "impressions": ("impressions", _U32, np.int64),
+    "reward": ("reward", _U32, np.int64),
+    "cause_topic": ("cause_topic", _U32, np.int32),
+    "cause_offset": ("cause_offset", _U64, np.int64),
+    "cause_index": ("cause_index", _U32, np.int32),
+}
+CONTEXT_COLUMNS: dict[str, tuple[str, str, type[np.integer[Any]]]] = {
+    "context_ends": ("context_ends", _U32, np.int64),
+    "context_cluster": ("context_clusters", _U32, np.int32),
+    "context_x": ("context_x", _U32, np.int64),
+}
+COLUMNS = FACT_COLUMNS | CONTEXT_COLUMNS
+
+Message = outcomes_pb2.OutcomeColumns
+Column = npt.NDArray[np.integer[Any]]
+Int64 = npt.NDArray[np.int64]
 
 
 class LedgerError(ValueError):
@@ -16,25 +46,63 @@ class LedgerError(ValueError):
 
 def encode_outcomes(outcomes: Outcomes) -> bytes:
     """Bytes of an OutcomeBatch."""
-    message = outcomes_pb2.OutcomeColumns(
-        format=FORMAT,
-        joiner_partition=outcomes.joiner_partition,
-        sequence=outcomes.sequence,
-        impressions_position=outcomes.impressions_position,
-        clicks_position=outcomes.clicks_position,
-        item_ids=outcomes.item_ids,
-        context_ends=_u32(outcomes.context_ends),
-        context_clusters=_u32(outcomes.context_cluster),
-        context_x=_u32(outcomes.context_x),
-        item=_u32(outcomes.item),
-        context=_u32(outcomes.context),
-        impressions=_u32(outcomes.impressions),
-        reward=_u32(outcomes.reward),
-        cause_topic=_u32(outcomes.cause_topic),
-        cause_offset=outcomes.cause_offset.astype("<u8").tobytes(),
-        cause_index=_u32(outcomes.cause_index),
-    )
-    return message.SerializeToString()
+    sizes = len(outcomes), len(outcomes.item_ids), len(outcomes.context_ends), len(outcomes.context_cluster)
+    facts, items, contexts, elements = ([0, size] for size in sizes)
+    (record,) = encode_stretches(outcomes, facts=facts, items=items, contexts=contexts, elements=elements)
+    return record
+
+
+def encode_stretches(
+    outcomes: Outcomes,
+    *,
+    facts: Sequence[int],
+    items: Sequence[int],
+    contexts: Sequence[int],
+    elements: Sequence[int],
+) -> list[bytes]:
+    """Bytes of an OutcomeBatch for each stretch of a batch.
+
+    Args:
+        outcomes: columns in which stretch follows stretch; the numbers of items, contexts and elements in them
+            count from the beginning of their stretch.
+        facts: where each stretch begins in the columns of facts, and their end.
+        items: likewise in `item_ids`.
+        contexts: likewise in `context_ends`.
+        elements: likewise in `context_cluster` and `context_x`.
+    """
+    bounds = dict.fromkeys(FACT_COLUMNS, facts)
+    bounds |= {"context_ends": contexts, "context_cluster": elements, "context_x": elements}
+    columns = [
+        (wire, getattr(outcomes, name).astype(kind).tobytes(), int(kind[-1]), bounds[name])
+        for name, (wire, kind, _) in COLUMNS.items()
+    ]
+    return [
+        Message(
+            format=FORMAT,
+            joiner_partition=outcomes.joiner_partition,
+            sequence=outcomes.sequence,
+            impressions_position=outcomes.impressions_position,
+            clicks_position=outcomes.clicks_position,
+            item_ids=outcomes.item_ids[items[i] : items[i + 1]],
+            **{wire: data[width * at[i] : width * at[i + 1]] for wire, data, width, at in columns},  # type: ignore[arg-type]
+        ).SerializeToString()
+        for i in range(len(facts) - 1)
+    ]
+
+
+def parse_record(record: bytes) -> Message:
+    """A record as a message, its columns not looked at.
+
+    Raises:
+        LedgerError: the bytes are no OutcomeBatch of this format.
+    """
+    try:
+        message = Message.FromString(record)
+    except Exception as error:  # protobuf has its own ways to dislike bytes
+        raise LedgerError(f"record: expected an OutcomeBatch, got {len(record)} bytes that are none") from error
+    if message.format != FORMAT:
+        raise LedgerError(f"format: expected {FORMAT}, got {message.format}")
+    return message
 
 
 def decode_outcomes(record: bytes) -> Outcomes:
@@ -43,76 +111,107 @@ def decode_outcomes(record: bytes) -> Outcomes:
     Raises:
         LedgerError: the bytes are not one, its columns do not fit together, or a number is out of its range.
     """
-    message = outcomes_pb2.OutcomeColumns()
-    try:
-        message.ParseFromString(record)
-        if message.format != FORMAT:
-            raise LedgerError(f"format: expected {FORMAT}, got {message.format}")
-        outcomes = Outcomes(
-            joiner_partition=message.joiner_partition,
-            sequence=message.sequence,
-            impressions_position=message.impressions_position,
-            clicks_position=message.clicks_position,
-            item_ids=list(message.item_ids),
-            context_ends=_column(message.context_ends, np.int64),
-            context_cluster=_column(message.context_clusters, np.int32),
-            context_x=_column(message.context_x, np.int64),
-            item=_column(message.item, np.int32),
-            context=_column(message.context, np.int32),
-            impressions=_column(message.impressions, np.int64),
-            reward=_column(message.reward, np.int64),
-            cause_topic=_column(message.cause_topic, np.int32),
-            cause_offset=np.frombuffer(message.cause_offset, "<u8").astype(np.int64),
-            cause_index=_column(message.cause_index, np.int32),
-        )
-    except LedgerError:
-        raise
-    except Exception as error:  # protobuf and numpy each have their own ways to dislike bytes
-        raise LedgerError(f"record: expected an OutcomeBatch, got {len(record)} bytes that are none") from error
-    _check(outcomes)
-    _check_values(outcomes)
-    return outcomes
+    message = parse_record(record)
+    columns = _columns([message])
+    del columns["record"]
+    return Outcomes(
+        joiner_partition=message.joiner_partition,
+        sequence=message.sequence,
+        impressions_position=message.impressions_position,
+        clicks_position=message.clicks_position,
+        item_ids=list(message.item_ids),
+        **columns,
+    )
 
 
-def _check(outcomes: Outcomes) -> None:
-    facts = len(outcomes.item)
-    columns = ("context", "impressions", "reward", "cause_topic", "cause_offset", "cause_index")
-    for name in columns:
-        if len(getattr(outcomes, name)) != facts:
-            raise LedgerError(f"{name}: expected {facts} entries as in item, got {len(getattr(outcomes, name))}")
-    if facts and (outcomes.item.min() < 0 or outcomes.item.max() >= len(outcomes.item_ids)):
-        raise LedgerError(f"item: expected numbers below {len(outcomes.item_ids)}")
-    ends = outcomes.context_ends
-    if facts and (outcomes.context.min() < 0 or outcomes.context.max() >= len(ends)):
-        raise LedgerError(f"context: expected numbers below {len(ends)}")
-    elements = len(outcomes.context_cluster)
-    if len(outcomes.context_x) != elements or (np.diff(ends, prepend=0) < 0).any():
+def decode_run(messages: Sequence[Message]) -> LedgerRun:
+    """Columns of several records, one after the other.
+
+    Raises:
+        LedgerError: one of them is damaged; `decode_run` of each alone tells which.
+    """
+    columns = _columns(messages)
+    for name in ("cause_topic", "cause_offset", "cause_index"):
+        del columns[name]
+    return LedgerRun(item_ids=[name for message in messages for name in message.item_ids], **columns)
+
+
+def _columns(messages: Sequence[Message]) -> dict[str, Any]:
+    """All columns, numbers of items and contexts counted through all records; and the record of each fact."""
+    columns: dict[str, Any] = {}
+    sizes: dict[str, Int64] = {}
+    for name, (wire, kind, dtype) in COLUMNS.items():
+        parts = [getattr(message, wire) for message in messages]
+        lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+        if (lengths % int(kind[-1])).any():
+            raise LedgerError(f"{wire}: expected entries of {kind[-1]} bytes")
+        sizes[name] = lengths // int(kind[-1])
+        columns[name] = np.frombuffer(b"".join(parts), kind).astype(dtype)
+    items = np.fromiter((len(message.item_ids) for message in messages), np.int64, len(messages))
+    _check_lengths(sizes)
+    record = np.repeat(np.arange(len(messages), dtype=np.int32), sizes["item"])
+    _check_numbers(columns, sizes, items, record)
+    _check_values(columns)
+    if len(messages) > 1:
+        _shift(columns["item"], items, record)
+        _shift(columns["context"], sizes["context_ends"], record)
+    return columns | {"record": record}
+
+
+def _check_lengths(sizes: dict[str, Int64]) -> None:
+    facts = sizes["item"]
+    for name in FACT_COLUMNS:
+        if (sizes[name] != facts).any():
+            at = int(np.argmax(sizes[name] != facts))
+            raise LedgerError(f"{name}: expected {facts[at]} entries as in item, got {sizes[name][at]}")
+    if (sizes["context_x"] != sizes["context_cluster"]).any():
         raise LedgerError("context_ends: expected ascending ends of parallel columns")
-    if (int(ends[-1]) if len(ends) else 0) != elements:
-        raise LedgerError(f"context_ends: expected the last to be {elements}")
 
 
-def _check_values(outcomes: Outcomes) -> None:
+def _check_numbers(
+    columns: dict[str, Any], sizes: dict[str, Int64], items: Int64, record: npt.NDArray[np.int32]
+) -> None:
+    """Numbers within their own record; makes the ends of contexts count through all records."""
+    contexts, elements = sizes["context_ends"], sizes["context_cluster"]
+    for name, counts in (("item", items), ("context", contexts)):
+        wrong = (columns[name] < 0) | (columns[name] >= counts[record])
+        if wrong.any():
+            raise LedgerError(f"{name}: expected numbers below {counts[record[np.argmax(wrong)]]}")
+    ends, owner = columns["context_ends"], np.repeat(np.arange(len(contexts)), contexts)
+    before = np.zeros(len(ends), np.int64)
+    before[1:] = ends[:-1]
+    first = np.cumsum(contexts) - contexts
+    before[first[contexts > 0]] = 0
+    if (ends < before).any():
+        raise LedgerError("context_ends: expected ascending ends of parallel columns")
+    last = np.zeros(len(contexts), np.int64)
+    last[contexts > 0] = ends[(first + contexts - 1)[contexts > 0]]
+    if (last != elements).any():
+        raise LedgerError(f"context_ends: expected the last to be {elements[np.argmax(last != elements)]}")
+    if len(contexts) > 1:
+        _shift(ends, elements, owner)
+
+
+def _shift(numbers: Column, counts: Int64, record: Column) -> None:
+    """Let numbers that count within their record count through all records."""
+    numbers += (np.cumsum(counts) - counts)[record].astype(numbers.dtype)
+
+
+def _check_values(columns: dict[str, Any]) -> None:
     """Sums are exact only for numbers within these ranges."""
-    ranges: dict[str, tuple[npt.NDArray[np.integer], int, int]] = {
-        "context_x": (outcomes.context_x, 1, UNIT),
-        "context_clusters": (outcomes.context_cluster, 0, np.iinfo(np.int32).max),
-        "impressions": (outcomes.impressions, 0, 1),
-        "cause_topic": (outcomes.cause_topic, IMPRESSIONS_TOPIC, CLICKS_TOPIC),
-        "cause_offset": (outcomes.cause_offset, 0, np.iinfo(np.int64).max),
+    ranges: dict[str, tuple[int, int]] = {
+        "context_x": (1, UNIT),
+        "context_cluster": (0, np.iinfo(np.int32).max),
+        "impressions": (0, 1),
+        "cause_topic": (IMPRESSIONS_TOPIC, CLICKS_TOPIC),
+        "cause_offset": (0, np.iinfo(np.int64).max),
     }
-    for name, (column, low, high) in ranges.items():
+    for name, (low, high) in ranges.items():
+        column = columns[name]
         if len(column) and (column.min() < low or column.max() > high):
-            raise LedgerError(f"{name}: expected {low} to {high}, got {column.min()} to {column.max()}")
-    first = np.zeros(len(outcomes.context_cluster) + 1, np.bool_)
-    first[outcomes.context_ends] = True  # where a context may begin below the end of the one before
-    if (np.diff(outcomes.context_cluster) <= 0)[~first[1:-1]].any():
+            raise LedgerError(f"{COLUMNS[name][0]}: expected {low} to {high}, got {column.min()} to {column.max()}")
+    cluster = columns["context_cluster"]
+    first = np.zeros(len(cluster) + 1, np.bool_)
+    first[columns["context_ends"]] = True  # where a context may begin below the end of the one before
+    if (np.diff(cluster) <= 0)[~first[1:-1]].any():
         raise LedgerError("context_clusters: expected to ascend within a context")
-
-
-def _u32(column: npt.NDArray[np.integer]) -> bytes:
-    return column.astype("<u4").tobytes()
-
-
-def _column(data: bytes, dtype: type[np.integer]) -> npt.NDArray:  # type: ignore[type-arg]
-    return np.frombuffer(data, "<u4").astype(dtype)

@@ -16,7 +16,7 @@ from bandits.arena import Int64, ranges
 from bandits.hashing import hash_strings
 from bandits.outcomes import Outcomes
 from freshet.v1 import kafka_state_pb2
-from streams.outcome_codec import encode_outcomes
+from streams.outcome_codec import COLUMNS, FACT_COLUMNS, encode_outcomes, encode_stretches
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,31 @@ def partitions_of(item_ids: Sequence[str], n_partitions: int) -> Int64:
     return (hashes % np.uint64(n_partitions)).astype(np.int64)
 
 
-def encode_parts(outcomes: Outcomes, place: Place, n_partitions: int) -> dict[int, bytes]:
-    """Bytes of each part by ledger partition, without an epoch; no part is empty."""
+def encode_parts(
+    outcomes: Outcomes, place: Place, n_partitions: int, of_item: Int64 | None = None
+) -> dict[int, bytes]:
+    """Bytes of each part by ledger partition, without an epoch; no part is empty.
+
+    Args:
+        outcomes: of one micro-batch.
+        place: of the batch.
+        n_partitions: of the ledger.
+        of_item: partition of each of the item ids, if it is known already.
+    """
     if not len(outcomes):
         return {}
-    of_item = partitions_of(outcomes.item_ids, n_partitions)
-    of_fact = of_item[outcomes.item]
-    wanted = np.unique(of_fact).tolist()
+    if of_item is None:
+        of_item = partitions_of(outcomes.item_ids, n_partitions)
+    sorted_outcomes, bounds = _by_partition(outcomes, of_item, n_partitions)
+    records = encode_stretches(sorted_outcomes, **bounds)
+    wanted = [at for at in range(n_partitions) if bounds["facts"][at] < bounds["facts"][at + 1]]
     delivery = kafka_state_pb2.OutcomeDelivery(
         impressions_start=place.impressions_start,
         clicks_start=place.clicks_start,
         partitions=wanted,
         clock_ms=place.clock_ms,
     ).SerializeToString()
-    return {
-        partition: encode_outcomes(_part(outcomes, np.flatnonzero(of_fact == partition))) + delivery
-        for partition in wanted
-    }
+    return {partition: records[partition] + delivery for partition in wanted}
 
 
 def with_epoch(part: bytes, epoch: int) -> bytes:
@@ -71,7 +79,7 @@ def encode_fence(joiner_partition: int, epoch: int) -> bytes:
         impressions_position=0,
         clicks_position=0,
         item_ids=[],
-        **dict.fromkeys(_COLUMNS, np.empty(0, np.int64)),  # type: ignore[arg-type]
+        **dict.fromkeys(COLUMNS, np.empty(0, np.int64)),  # type: ignore[arg-type]
     )
     return encode_outcomes(none) + kafka_state_pb2.OutcomeDelivery(epoch=epoch, fence=True).SerializeToString()
 
@@ -88,39 +96,46 @@ def decode_delivery(record: bytes) -> kafka_state_pb2.OutcomeDelivery:
         raise ValueError(f"record: expected an OutcomeBatch, got {len(record)} bytes that are none") from error
 
 
-def _part(outcomes: Outcomes, facts: Int64) -> Outcomes:
-    used_items, item = np.unique(outcomes.item[facts], return_inverse=True)
-    used, context = np.unique(outcomes.context[facts], return_inverse=True)
-    sizes = np.diff(outcomes.context_ends, prepend=0)[used]
-    elements = ranges(outcomes.context_ends[used] - sizes, sizes)
-    return replace(
+def _by_partition(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tuple[Outcomes, dict[str, list[int]]]:
+    """Columns with the parts one after the other, and where each begins; numbers count within their part."""
+    edges = np.arange(n_partitions + 1)
+    of_fact = of_item[outcomes.item]
+    facts = np.argsort(of_fact, kind="stable")
+    of_fact = of_fact[facts]
+    # An item lies in one part; a context is repeated in each part that has a fact in it.
+    items = np.argsort(of_item, kind="stable")
+    item_bounds = np.searchsorted(of_item[items], edges)
+    item_rank = np.empty(len(items), np.int64)
+    item_rank[items] = np.arange(len(items))
+    n_contexts = len(outcomes.context_ends)
+    pairs, context_rank = np.unique(of_fact * n_contexts + outcomes.context[facts], return_inverse=True)
+    of_context, contexts = np.divmod(pairs, n_contexts)
+    context_bounds = np.searchsorted(of_context, edges)
+    sizes = np.diff(outcomes.context_ends, prepend=0)[contexts]
+    elements = ranges(outcomes.context_ends[contexts] - sizes, sizes)
+    ends = np.cumsum(sizes)
+    element_bounds = np.concatenate([np.zeros(1, np.int64), ends])[context_bounds]
+    by_fact = {name: getattr(outcomes, name)[facts] for name in FACT_COLUMNS}
+    by_fact |= {
+        "item": item_rank[outcomes.item[facts]] - item_bounds[of_fact],
+        "context": context_rank - context_bounds[of_fact],
+    }
+    sorted_outcomes = replace(
         outcomes,
-        item_ids=[outcomes.item_ids[number] for number in used_items.tolist()],
-        context_ends=np.cumsum(sizes),
+        item_ids=[outcomes.item_ids[number] for number in items.tolist()],
+        context_ends=ends - element_bounds[of_context],
         context_cluster=outcomes.context_cluster[elements],
         context_x=outcomes.context_x[elements],
-        item=item.astype(np.int32),
-        context=context.astype(np.int32),
-        impressions=outcomes.impressions[facts],
-        reward=outcomes.reward[facts],
-        cause_topic=outcomes.cause_topic[facts],
-        cause_offset=outcomes.cause_offset[facts],
-        cause_index=outcomes.cause_index[facts],
+        **by_fact,
     )
+    bounds = {
+        "facts": np.searchsorted(of_fact, edges).tolist(),
+        "items": item_bounds.tolist(),
+        "contexts": context_bounds.tolist(),
+        "elements": element_bounds.tolist(),
+    }
+    return sorted_outcomes, bounds
 
-
-_COLUMNS = (
-    "context_ends",
-    "context_cluster",
-    "context_x",
-    "item",
-    "context",
-    "impressions",
-    "reward",
-    "cause_topic",
-    "cause_offset",
-    "cause_index",
-)
 
 __all__ = [
     "Place",

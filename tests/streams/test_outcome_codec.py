@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bandits.outcomes import Outcomes
 from freshet.v1 import outcomes_pb2
-from streams.outcome_codec import LedgerError, decode_outcomes, encode_outcomes
+from streams.outcome_codec import LedgerError, decode_outcomes, decode_run, encode_outcomes, parse_record
 from tests.streams.hostile_bytes import damaged
 
 COLUMNS = {
@@ -181,3 +181,45 @@ def test_a_ledger_error_is_a_value_error_and_hides_protobufs_own() -> None:
     with pytest.raises(ValueError, match="got 2 bytes that are none") as caught:
         decode_outcomes(b"\xff\xff")
     assert isinstance(caught.value.__cause__, DecodeError)
+
+
+@given(records=st.lists(outcome_records(), max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_a_run_of_records_holds_what_each_of_them_holds(records: list[Outcomes]) -> None:
+    """Read together or each alone: the same facts of the same items in the same contexts, in order."""
+    run = decode_run([parse_record(encode_outcomes(record)) for record in records])
+    starts = np.concatenate([[0], run.context_ends])
+
+    def context(number: int) -> list[tuple[int, int]]:
+        own = slice(starts[number], starts[number + 1])
+        return list(zip(run.context_cluster[own].tolist(), run.context_x[own].tolist(), strict=True))
+
+    at = 0
+    for number, record in enumerate(records):
+        alone = np.concatenate([[0], record.context_ends])
+        for fact in range(len(record)):
+            own = slice(alone[record.context[fact]], alone[record.context[fact] + 1])
+            expected = list(zip(record.context_cluster[own].tolist(), record.context_x[own].tolist(), strict=True))
+            assert run.item_ids[run.item[at]] == record.item_ids[record.item[fact]]
+            assert context(run.context[at]) == expected
+            assert (run.record[at], run.impressions[at], run.reward[at]) == (
+                number,
+                record.impressions[fact],
+                record.reward[fact],
+            )
+            at += 1
+    assert at == len(run.item)
+
+
+def test_a_run_is_refused_for_any_record_that_alone_would_be() -> None:
+    """A damaged record does not hide among good ones."""
+    good = encode_outcomes(small())
+    refused = 0
+    for data in damaged(good):
+        try:
+            decode_outcomes(data)
+        except LedgerError:
+            refused += 1
+            with pytest.raises(LedgerError):
+                decode_run([parse_record(record) for record in (good, data, good)])
+    assert refused > 100
