@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from bandits.aligned import aligned
 from bandits.hashing import hash_strings
 
 Int32 = npt.NDArray[np.int32]
@@ -141,7 +142,7 @@ def build_graph(
         centroids=centers,
         item_ids=list(item_ids),
         item_ptr=_pointers(items, len(item_ids)),
-        edge_cluster=clusters.astype(np.int32),
+        edge_cluster=aligned(clusters.astype(np.int32)),
         cluster_ptr=_pointers(clusters[by_cluster], len(centers)),
         cluster_item=items[by_cluster].astype(np.int32),
         cluster_edge=by_cluster.astype(np.int64),

@@ -1,7 +1,7 @@
 """Compiled loops of the fast CPU backend.
 
-The cost of a fact is the cache misses of its row. So facts go through a pipeline: each stage asks for the lines
-that the next one needs, `_AHEAD` facts later, and sums of edges that a fact does not touch are never asked for.
+The cost of a fact is the cache misses of its row. So what is needed next is asked for while the present is worked
+on: by blocks of facts when adding, by stages when gathering.
 
 Invariants: arrays are contiguous; item numbers are within the graph. Nothing is checked here.
 """
@@ -9,13 +9,16 @@ Invariants: arrays are contiguous; item numbers are within the graph. Nothing is
 import numpy as np
 from numba import njit
 
-from bandits.numba_memory import LANES, equal_lanes, load, lowest_bit, pointer, prefetch, store
+from bandits.numba_memory import LANES, advance, equal_lanes, load, lowest_bit, pointer, prefetch, store
 from bandits.sums import LARGEST, UNIT
 
 _SCALE_1 = 1.0 / UNIT
 _SCALE_2 = 1.0 / UNIT**2
-_AHEAD = 4  # facts from one stage to the next; 2 to 12 measured alike
-_SLOTS = 2 * _AHEAD  # facts whose edges are remembered, from the stage that finds them to the one that adds
+_BLOCK = 4  # facts that are asked for at once; 2 and 8 cost a tenth more
+_AHEAD = 4  # candidates from one stage to the next; 2 to 12 measured alike
+_SLOTS = 2 * _AHEAD  # candidates whose edges are remembered, from the stage that finds them to the one that reads
+_SHORT = 2 * LANES  # edges of a row that is compared at once, and whose sums are asked for whole
+_LINE = 8  # sums on a cache line
 _SCAN = 64  # rows up to this length are compared whole, which is faster than bisection up to there
 
 
@@ -56,32 +59,97 @@ def _ask_for_sums(sums, edge):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _cap(added):  # type: ignore[no-untyped-def]
-    """A sum of two numbers >= 0, or the largest value where it wrapped."""
-    return added if added >= 0 else LARGEST
-
-
-@njit(inline="always")
 def _add_to_edge(sums, edge, x, shown, reward):  # type: ignore[no-untyped-def]
-    """Add one fact to one edge; 1 if a sum stopped at the largest value."""
-    a, d, b = load(sums, 3 * edge), load(sums, 3 * edge + 1), load(sums, 3 * edge + 2)
-    a, d, b = a + x * shown, d + x * x * shown, b + x * reward
-    wrapped = (a | d | b) < 0
-    if wrapped:
-        a, d, b = _cap(a), _cap(d), _cap(b)
+    """Add one fact to one edge; negative if a sum wrapped, which `_cap_edges` has to put right."""
+    counted = x * shown
+    a, d, b = (
+        load(sums, 3 * edge) + counted,
+        load(sums, 3 * edge + 1) + x * counted,
+        load(sums, 3 * edge + 2) + x * reward,
+    )
     store(sums, 3 * edge, a)
     store(sums, 3 * edge + 1, d)
     store(sums, 3 * edge + 2, b)
-    return np.int64(wrapped)
+    return a | d | b
 
 
 @njit(inline="always")
 def _add_to_item(sums, item, shown, reward):  # type: ignore[no-untyped-def]
     """Add one fact to its item; how many of the two sums stopped at the largest value."""
     n, s = load(sums, 2 * item) + shown, load(sums, 2 * item + 1) + reward
-    store(sums, 2 * item, _cap(n))
-    store(sums, 2 * item + 1, _cap(s))
+    store(sums, 2 * item, n if n >= 0 else LARGEST)
+    store(sums, 2 * item + 1, s if s >= 0 else LARGEST)
     return np.int64(n < 0) + np.int64(s < 0)
+
+
+@njit(inline="always")
+def _add_to_short_row(row, size, of_row, wanted, x, count, shown, reward):  # type: ignore[no-untyped-def]
+    """Add one fact to the edges of a row that fits into one vector; negative if a sum wrapped."""
+    signs = np.int64(0)
+    for at in range(count):
+        cluster = load(wanted, at)
+        same = equal_lanes(row, 0, cluster) | equal_lanes(row, LANES, cluster) << np.uint64(LANES)
+        edge = lowest_bit(same)
+        if edge < size:
+            signs |= _add_to_edge(of_row, edge, load(x, at), shown, reward)
+    return signs
+
+
+@njit(nogil=True)
+def _add_to_long_row(row, n_edges, start, stop, of_edge, wanted, x, count, shown, reward):  # type: ignore[no-untyped-def]
+    """As `_add_to_short_row`, for the row [start, stop) of any length."""
+    signs = np.int64(0)
+    for at in range(count):
+        edge = _find(row, n_edges, start, stop, load(wanted, at))
+        if edge >= 0:
+            signs |= _add_to_edge(of_edge, edge, load(x, at), shown, reward)
+    return signs
+
+
+@njit(nogil=True)
+def _cap_edges(row, n_edges, start, stop, of_edge, wanted, count):  # type: ignore[no-untyped-def]
+    """Put sums that wrapped to the largest value; of how many edges."""
+    capped = 0
+    for at in range(count):
+        edge = _find(row, n_edges, start, stop, load(wanted, at))
+        wrapped = False
+        for column in range(3 * edge, 3 * edge + 3) if edge >= 0 else range(0):
+            if load(of_edge, column) < 0:
+                store(of_edge, column, LARGEST)
+                wrapped = True
+        capped += wrapped
+    return capped
+
+
+@njit(inline="always")
+def _ask_for_items(rows, row, of_edge, of_item, items, first, end):  # type: ignore[no-untyped-def]
+    """Ask for the lines of facts [first, end) whose row ends are at hand; how many of them have long rows."""
+    long = np.int64(0)
+    for fact in range(first, end):
+        j = load(items, fact)
+        start, stop = load(rows, j), load(rows, j + 1)
+        prefetch(of_item, 2 * j)
+        prefetch(row, start)
+        prefetch(row, start + LANES)
+        if stop - start <= _SHORT:
+            # Sooner and cheaper than finding out first which of these few lines will be touched.
+            for number in range(3 * start & -_LINE, 3 * stop, _LINE):
+                prefetch(of_edge, number)
+        else:
+            long += 1
+            _ask_for_row(row, start, stop)
+    return long
+
+
+@njit(nogil=True)
+def _ask_for_edges(rows, row, n_edges, of_edge, items, contexts, ends, wanted, first, end):  # type: ignore[no-untyped-def]
+    """Ask for the sums that facts [first, end) will touch in long rows."""
+    for fact in range(first, end):
+        j, c = load(items, fact), load(contexts, fact)
+        start, stop = load(rows, j), load(rows, j + 1)
+        if stop - start > _SHORT:
+            for at in range(load(ends, c), load(ends, c + 1)):
+                _ask_for_sums(of_edge, _find(row, n_edges, start, stop, load(wanted, at)))
 
 
 @njit(cache=True, nogil=True)
@@ -90,39 +158,37 @@ def add_facts(  # type: ignore[no-untyped-def]
 ):
     """Add a micro-batch in place; how many sums it left at the largest value (see `Backend.add`)."""
     n_facts, n_edges = len(item), len(edge_cluster)
-    widest = np.diff(context_ptr).max() if len(context_ptr) > 1 else 0
-    # What was found of fact f is in slot f % _SLOTS.
-    found, found_x = np.empty((_SLOTS, widest), np.int64), np.empty((_SLOTS, widest), np.int64)
-    count = np.empty(_SLOTS, np.int64)
-    items, rows, clusters = pointer(item), pointer(item_ptr), pointer(edge_cluster)
+    items, rows, row = pointer(item), pointer(item_ptr), pointer(edge_cluster)
     contexts, ends, wanted, xs = pointer(context), pointer(context_ptr), pointer(cluster), pointer(x)
     shown, rewards = pointer(impressions), pointer(reward)
     of_edge, of_item = pointer(edge_sums), pointer(item_sums)
     saturated = 0
-    for step in range(n_facts + 3 * _AHEAD):
-        if step < n_facts:
-            prefetch(rows, load(items, step))
-        fact = step - _AHEAD
-        if 0 <= fact < n_facts:
-            j = load(items, fact)
-            _ask_for_row(clusters, load(rows, j), load(rows, j + 1))
-            prefetch(of_item, 2 * j)
-        fact = step - 2 * _AHEAD
-        if 0 <= fact < n_facts:
-            j, c, slot = load(items, fact), load(contexts, fact), fact % _SLOTS
-            start, stop, hits = load(rows, j), load(rows, j + 1), 0
-            for at in range(load(ends, c), load(ends, c + 1)):
-                edge = _find(clusters, n_edges, start, stop, load(wanted, at))
-                _ask_for_sums(of_edge, edge)
-                found[slot, hits], found_x[slot, hits] = edge, load(xs, at)
-                hits += edge >= 0  # the next one goes over an edge that is not there
-            count[slot] = hits
-        fact = step - 3 * _AHEAD
-        if fact >= 0:
-            slot, impression, r = fact % _SLOTS, load(shown, fact), load(rewards, fact)
-            for hit in range(count[slot]):
-                saturated += _add_to_edge(of_edge, found[slot, hit], found_x[slot, hit], impression, r)
-            saturated += _add_to_item(of_item, load(items, fact), impression, r)
+    for fact in range(min(2 * _BLOCK, n_facts)):
+        prefetch(rows, load(items, fact))
+    _ask_for_items(rows, row, of_edge, of_item, items, 0, min(_BLOCK, n_facts))
+    # Short loops one after another, and not one loop of many stages, which would run out of registers.
+    for block in range(0, n_facts, _BLOCK):
+        end, next_end = min(block + _BLOCK, n_facts), min(block + 2 * _BLOCK, n_facts)
+        for fact in range(next_end, min(block + 3 * _BLOCK, n_facts)):
+            prefetch(rows, load(items, fact))
+        long = _ask_for_items(rows, row, of_edge, of_item, items, end, next_end)
+        for fact in range(block, end):
+            j, c, impression, r = load(items, fact), load(contexts, fact), load(shown, fact), load(rewards, fact)
+            start, stop, first = load(rows, j), load(rows, j + 1), load(ends, c)
+            count, clusters, weights = load(ends, c + 1) - first, advance(wanted, first), advance(xs, first)
+            # Two vectors are read whatever the length, so a row must not be near the end of the array.
+            if stop - start <= _SHORT and start + _SHORT <= n_edges:
+                own, sums = advance(row, start), advance(of_edge, 3 * start)
+                signs = _add_to_short_row(own, stop - start, sums, clusters, weights, count, impression, r)
+            else:
+                signs = _add_to_long_row(
+                    row, n_edges, start, stop, of_edge, clusters, weights, count, impression, r
+                )
+            if signs < 0:
+                saturated += _cap_edges(row, n_edges, start, stop, of_edge, clusters, count)
+            saturated += _add_to_item(of_item, j, impression, r)
+        if long:
+            _ask_for_edges(rows, row, n_edges, of_edge, items, contexts, ends, wanted, end, next_end)
     return saturated
 
 

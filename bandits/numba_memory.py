@@ -56,6 +56,20 @@ def store(typingctx, start, index, value):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def advance(typingctx, start, index):  # type: ignore[no-untyped-def]
+    """Pointer to element `index` behind a pointer.
+
+    Inner loops that count from a pointer of their own need fewer registers, and what does not fit into registers
+    costs more than the arithmetic of a fact.
+    """
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return start(start, types.int64), codegen
+
+
+@intrinsic
 def prefetch(typingctx, start, index):  # type: ignore[no-untyped-def]
     """Ask the cache for the line of element `index` behind a pointer; any index is allowed."""
 

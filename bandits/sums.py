@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bandits.aligned import aligned_zeros
 from bandits.graph import Graph
 from bandits.hashing import GOLDEN, LANES, UInt64, mix
 
@@ -72,7 +73,7 @@ class Sums:
     @classmethod
     def zeros(cls, graph: Graph) -> "Sums":
         """Nothing learned yet."""
-        return cls(np.zeros((graph.n_edges, 3), np.int64), np.zeros((graph.n_items, 2), np.int64))
+        return cls(aligned_zeros((graph.n_edges, 3), np.int64), aligned_zeros((graph.n_items, 2), np.int64))
 
 
 def state_hash(graph: Graph, sums: Sums) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bandits.aligned import aligned
 from bandits.context import Context
 from bandits.graph import Graph
 from bandits.sums import Facts, Int32, Sums
@@ -42,7 +43,7 @@ def make_graph(size: Size, rng: np.random.Generator) -> Graph:
         centroids=np.empty((size.clusters, 0), np.float32),
         item_ids=range(size.items),  # type: ignore[arg-type]  # a million strings are not what is measured
         item_ptr=np.arange(0, size.items * DEGREE + 1, DEGREE),
-        edge_cluster=edge_cluster.ravel(),
+        edge_cluster=aligned(edge_cluster.ravel()),
         cluster_ptr=np.zeros(size.clusters + 1, np.int64),
         cluster_item=np.empty(0, np.int32),
         cluster_edge=np.empty(0, np.int64),

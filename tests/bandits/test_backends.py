@@ -16,8 +16,8 @@ from tests.bandits.dict_model import dict_sums
 from tests.bandits.event_columns import Fact
 
 N_CLUSTERS = 300
-# Rows on both sides of 64 edges, where the compiled search changes its way; none; all.
-DEGREES = (0, 1, 3, 63, 64, 65, 130, 300)
+# Rows on both sides of 32 and of 64 edges, where the compiled search changes its way; none; all; short at the end.
+DEGREES = (0, 1, 3, 31, 32, 33, 63, 64, 65, 130, 300, 17, 0, 2)
 
 BACKENDS = [pytest.param("numpy"), pytest.param("numba"), pytest.param("cupy", marks=pytest.mark.gpu)]
 
@@ -168,7 +168,7 @@ def test_saturation_is_counted(backend: Backend) -> None:
 
 def test_headroom_is_as_promised(backend: Backend) -> None:
     """8,000,000,000 fully weighted impressions fit an edge."""
-    edge = GRAPH.n_edges - 1
+    edge = int(GRAPH.item_ptr[8]) - 1
     row: Fact = ("i7", ((int(GRAPH.edge_cluster[edge]), UNIT),), 1, 0, (0, 0, 0))
     sums = Sums.zeros(GRAPH)
     sums.edge[edge] = (8_000_000_000 * UNIT, 8_000_000_000 * UNIT**2, 0)
