@@ -33,6 +33,7 @@ ROW, LEDGER, CHANGE, IMPRESSIONS, CLICKS, GRAPH, RULE, DEAD = (bytes([c]) for c 
 _WRITE_BUFFER_BYTES = 32 << 20
 _BLOCK_CACHE_BYTES = 32 << 20
 _MAX_LOG_BYTES = 1 << 20
+_FIRST_MANIFEST = "MANIFEST-000001"
 
 
 class StoreError(RuntimeError):
@@ -54,10 +55,8 @@ class Store:
         self.folder = folder
         if read_only and not (folder / "CURRENT").exists():
             raise StoreError(f"there is no store in {folder}")
-        if not (folder / "CURRENT").exists() and (any(folder.glob("MANIFEST-*")) or any(folder.glob("*.sst"))):
-            raise StoreError(
-                f"the store in {folder} is damaged: its file CURRENT is missing"
-            )  # RocksDB would begin anew
+        if not (folder / "CURRENT").exists() and _was_used(folder):  # RocksDB would begin anew
+            raise StoreError(f"the store in {folder} is damaged: its file CURRENT is missing")
         access = rocksdict.AccessType.read_only() if read_only else rocksdict.AccessType.read_write()
         self._db: Any = None
         try:
@@ -189,6 +188,14 @@ class Batch:
 def number_bytes(number: int) -> bytes:
     """Eight big-endian bytes, so that keys sort by number."""
     return number.to_bytes(8, "big")
+
+
+def _was_used(folder: Path) -> bool:
+    """Whether a store was ever open here; a crash while it was made leaves its first manifest and nothing else."""
+    manifests = (path.name for path in folder.glob("MANIFEST-*"))
+    return any(name != _FIRST_MANIFEST for name in manifests) or any(
+        path.suffix in {".sst", ".log"} for path in folder.glob("*.*")
+    )
 
 
 def _options() -> Any:

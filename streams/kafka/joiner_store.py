@@ -42,12 +42,14 @@ class JoinerStore:
 
     def __init__(self, folder: Path, rule: JoinRule, *, partition: int, ledger_partitions: int) -> None:
         self._folder = folder
+        self._gone = folder.with_name(f"{folder.name}.gone")
         self._rule = rule
         self._partition = partition
         self._ledger_partitions = ledger_partitions
         self._open()
 
     def _open(self) -> None:
+        shutil.rmtree(self._gone, ignore_errors=True)
         self.store = Store(self._folder)
         self.head = kafka_state_pb2.JoinerHead.FromString(self.store.get(HEAD, b"") or b"")
         if not self.head.ledger_partitions:
@@ -97,7 +99,7 @@ class JoinerStore:
     def wipe(self) -> None:
         """Start anew, with nothing."""
         self.store.close()
-        shutil.rmtree(self._folder)
+        self._folder.rename(self._gone)  # at once: a crash half-way would leave a store that cannot be opened
         self._open()
 
     def close(self) -> None:

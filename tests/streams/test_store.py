@@ -104,6 +104,23 @@ def test_looking_at_no_store_makes_none(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    """A process killed while its store was being made finds it empty, not damaged, when it is started again."""
+    store = Store(tmp_path / "model")
+    store.close()
+    for left in (["MANIFEST-000001", "IDENTITY", "LOCK", "LOG", "000001.dbtmp"], ["MANIFEST-000001"], []):
+        folder = tmp_path / f"left-{len(left)}"
+        folder.mkdir()
+        for name in left:
+            (folder / name).write_bytes(b"")
+        store = Store(folder)
+        put(store, LEDGER, 1)
+        store.close()
+    (tmp_path / "model" / "CURRENT").unlink()
+    with pytest.raises(StoreError, match="its file CURRENT is missing"):
+        Store(tmp_path / "model")
+
+
 @pytest.mark.parametrize("version", [number_bytes(FORMAT + 1), number_bytes(0), b"", b"text"])
 @pytest.mark.parametrize("read_only", [True, False])
 def test_another_format_is_refused_before_anything_is_read(tmp_path: Path, version: bytes, read_only: bool) -> None:
