@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bandits.aligned import aligned
 from bandits.graph import Graph, check_graph
 
 FORMAT = 1
@@ -39,7 +40,9 @@ _DTYPES = {
     "cluster_ptr": "<i8",
     "cluster_item": "<i4",
     "cluster_edge": "<i8",
+    "published_ms": "<i8",
 }
+_OPTIONAL = frozenset({"published_ms"})  # absent where the graph says nothing of it
 
 
 class DamagedGraph(ValueError):
@@ -141,7 +144,7 @@ def load_graph(directory: Path, *, mmap: bool = False) -> Graph:
         DamagedGraph: whatever is wrong.
     """
     manifest = read_manifest(directory)
-    arrays = {name: _read_array(directory, name, manifest.files[name], mmap) for name in _DTYPES}
+    arrays = {name: _read_array(directory, name, entry, mmap) for name, entry in manifest.files.items()}
     blob, ends = arrays.pop("item_ids"), arrays.pop("item_id_ends")
     _check_offsets(directory, "item_id_ends", ends, len(blob))
     _check_offsets(directory, "item_ptr", arrays["item_ptr"], manifest.counts["n_edges"])
@@ -151,7 +154,10 @@ def load_graph(directory: Path, *, mmap: bool = False) -> Graph:
         item_ids = [data[start:end].decode() for start, end in pairwise(ends.tolist())]
     except UnicodeDecodeError as error:
         raise _damaged(directory, "item_ids.npy", "ids in UTF-8", error) from error
-    graph = Graph(version=manifest.version, item_ids=item_ids, **arrays)
+    arrays["edge_cluster"] = aligned(arrays["edge_cluster"])
+    arrays["edge_cluster"].flags.writeable = False
+    published_ms = arrays.pop("published_ms", None)
+    graph = Graph(version=manifest.version, item_ids=item_ids, published_ms=published_ms, edits=None, **arrays)
     try:
         check_graph(graph)
     except ValueError as error:
@@ -169,7 +175,8 @@ def _arrays(graph: Graph) -> dict[str, npt.NDArray[Any]]:
     np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=ends[1:])
     ours = {"item_ids": np.frombuffer(b"".join(ids), np.uint8), "item_id_ends": ends}
     arrays = {name: ours[name] if name in ours else getattr(graph, name) for name in _DTYPES}
-    return {name: np.ascontiguousarray(array, _DTYPES[name]) for name, array in arrays.items()}
+    given = {name: array for name, array in arrays.items() if array is not None}
+    return {name: np.ascontiguousarray(array, _DTYPES[name]) for name, array in given.items()}
 
 
 def _expected_shapes(counts: Mapping[str, int], id_bytes: int) -> dict[str, tuple[int, ...]]:
@@ -183,6 +190,7 @@ def _expected_shapes(counts: Mapping[str, int], id_bytes: int) -> dict[str, tupl
         "cluster_ptr": (clusters + 1,),
         "cluster_item": (edges,),
         "cluster_edge": (edges,),
+        "published_ms": (items,),
     }
 
 
@@ -258,12 +266,14 @@ def _check_shape_of_manifest(directory: Path, body: dict[str, Any]) -> None:
     attributes, files = body.get("attributes"), body.get("files")
     if not isinstance(attributes, dict) or not all(isinstance(value, str) for value in attributes.values()):
         raise _damaged(directory, MANIFEST, "attributes to be strings", f"{attributes!r:.40}")
-    if not isinstance(files, dict) or set(files) != set(_DTYPES):
+    if not isinstance(files, dict) or set(files) | _OPTIONAL != set(_DTYPES):
         raise _damaged(directory, MANIFEST, f"files {sorted(_DTYPES)}", f"{files!r:.40}")
     blob = files["item_ids"]
     shape = blob.get("shape") if isinstance(blob, dict) else None
     id_bytes = shape[0] if isinstance(shape, list) and shape and type(shape[0]) is int else -1
     for name, expected in _expected_shapes(body, id_bytes).items():
+        if name not in files and name in _OPTIONAL:
+            continue
         entry = files[name]
         if not isinstance(entry, dict) or entry.get("dtype") != _DTYPES[name] or entry.get("shape") != [*expected]:
             wanted = f"{name} of dtype {_DTYPES[name]} and shape {list(expected)}"

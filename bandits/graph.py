@@ -2,9 +2,13 @@
 
 Invariants: within an item's row clusters ascend strictly; `cluster_edge[k]` is the item-major number of the
 k-th cluster-major edge, so both orientations share one array of sums; arrays are read-only once built.
+
+A graph that was edited (`bandits.graph_edit`) shares the arrays of the one it came from: changed items have new
+numbers behind the old ones, `edits` says which numbers still count, and the cluster-major arrays are those of the
+graph before any edit. `lookup` and `items_around` know all of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +21,35 @@ from bandits.hashing import hash_strings
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Edits:
+    """What has been edited since a graph was built.
+
+    Attributes:
+        base: the graph before any edit.
+        numbers: number of each item that was added, changed or retired since; -1 if retired.
+        kept: of the retired items, the number under which their sums are kept.
+        live: bool of shape (n_items,), False for numbers that no longer stand for an item.
+        attached: numbers of added and changed items by cluster, ascending int32; all that were ever attached.
+        storage: what `bandits.graph_edit` extends next.
+    """
+
+    base: "Graph"
+    numbers: Mapping[str, int]
+    kept: Mapping[str, int]
+    live: Bool
+    attached: Mapping[int, Int32]
+    storage: object
+
+    @property
+    def in_use(self) -> Bool:
+        """Numbers whose sums count: of live items, and of retired ones; bool of shape (n_items,)."""
+        used = self.live.copy()
+        used[np.fromiter(self.kept.values(), np.int64, len(self.kept))] = True
+        return used
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +69,9 @@ class Graph:
         cluster_ptr: int64 of shape (n_clusters + 1,).
         cluster_item: int32 of shape (n_edges,), ascending within a cluster.
         cluster_edge: int64 of shape (n_edges,).
+        published_ms: int64 of shape (n_items,), when each item was published, Unix milliseconds, 0 where that is
+            not known; None = of no item.
+        edits: since the graph was built; None = none.
     """
 
     version: str
@@ -46,6 +82,8 @@ class Graph:
     cluster_ptr: Int64
     cluster_item: Int32
     cluster_edge: Int64
+    published_ms: Int64 | None = None
+    edits: Edits | None = None
 
     @property
     def n_clusters(self) -> int:
@@ -54,8 +92,13 @@ class Graph:
 
     @property
     def n_items(self) -> int:
+        """Number of item numbers: of items, and in an edited graph of what is left of changed and retired ones."""
+        return len(self.item_ptr) - 1
+
+    @cached_property
+    def n_live_items(self) -> int:
         """Number of items."""
-        return len(self.item_ids)
+        return self.n_items if self.edits is None else int(np.count_nonzero(self.edits.live))
 
     @property
     def n_edges(self) -> int:
@@ -63,8 +106,16 @@ class Graph:
         return len(self.edge_cluster)
 
     @cached_property
+    def n_live_edges(self) -> int:
+        """Number of edges of items."""
+        return self.n_edges if self.edits is None else int(np.diff(self.item_ptr)[self.edits.live].sum())
+
+    @cached_property
     def index(self) -> dict[str, int]:
         """Number of each item id."""
+        if self.edits is not None:
+            merged = dict(self.edits.base.index) | dict(self.edits.numbers)
+            return {item_id: number for item_id, number in merged.items() if number >= 0}
         return dict(zip(self.item_ids, range(self.n_items), strict=True))
 
     @cached_property
@@ -72,16 +123,35 @@ class Graph:
         """Two independent 64-bit hashes of each item id, uint64 of shape (n_items, 2)."""
         return hash_strings(self.item_ids)
 
-    def lookup(self, item_ids: Sequence[str]) -> Int32:
-        """Item numbers of external ids, int32 of shape (len(item_ids),); -1 where there is no such item."""
-        get = self.index.get
-        found = [get(item_id, -1) for item_id in item_ids]
+    def lookup(self, item_ids: Sequence[str], *, retired: bool = False) -> Int32:
+        """Item numbers of external ids, int32 of shape (len(item_ids),); -1 where there is no such item.
+
+        Args:
+            item_ids: external ids.
+            retired: find retired items too, by the number under which their sums are kept.
+        """
+        edits = self.edits
+        if edits is None:
+            get = self.index.get
+            return np.array([get(item_id, -1) for item_id in item_ids], dtype=np.int32)
+        changed, get = edits.numbers, edits.base.index.get
+        found = [changed[item_id] if item_id in changed else get(item_id, -1) for item_id in item_ids]
+        if retired and edits.kept:
+            kept = edits.kept.get
+            found = [kept(item_id, number) for item_id, number in zip(item_ids, found, strict=True)]
         return np.array(found, dtype=np.int32)
 
     def items_around(self, cluster_ids: Int32) -> Int32:
         """Distinct items with an edge to any of the clusters, ascending int32."""
         rows = [self.cluster_item[self.cluster_ptr[c] : self.cluster_ptr[c + 1]] for c in cluster_ids]
-        return np.unique(np.concatenate(rows)) if rows else np.empty(0, np.int32)
+        if not rows:
+            return np.empty(0, np.int32)
+        if self.edits is None:
+            return np.unique(np.concatenate(rows))
+        attached = self.edits.attached
+        rows += [attached[c] for c in cluster_ids.tolist() if c in attached]
+        items = np.unique(np.concatenate(rows))
+        return items[self.edits.live[items]]
 
 
 def build_graph(
@@ -160,6 +230,12 @@ def check_graph(graph: Graph) -> None:
     n_items, n_clusters, n_edges = graph.n_items, graph.n_clusters, graph.n_edges
     if not graph.version:
         raise ValueError("version: expected a name, got an empty string")
+    if graph.edits is not None:
+        raise ValueError("edits: expected a graph without edits, got an edited one")
+    if len(graph.item_ids) != n_items:
+        raise ValueError(f"item_ptr: expected {len(graph.item_ids) + 1} ascending offsets from 0 to {n_edges}")
+    if graph.published_ms is not None and graph.published_ms.shape != (n_items,):
+        raise ValueError(f"published_ms: expected shape ({n_items},), got {graph.published_ms.shape}")
     if graph.centroids.ndim != 2 or len(graph.centroids) != n_clusters:
         raise ValueError(f"centroids: expected {n_clusters} rows, got shape {graph.centroids.shape}")
     if not np.isfinite(graph.centroids).all():

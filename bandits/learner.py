@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bandits.backend import Backend
-from bandits.graph import Graph
+from bandits.edited_sums import SumsRoom, clear_rows, compacted_sums, moved_rows, numbers_before
+from bandits.graph import Bool, Graph
+from bandits.growing import Growing
 from bandits.outcomes import Outcomes
-from bandits.sums import Facts, Int32, Int64, Sums, carry_over
+from bandits.overlap import OverlapMap, inherit_sums
+from bandits.sums import Facts, Int32, Int64, Sums, carry_over, chosen, numbers_in
 
 
 @dataclass(eq=False)
@@ -40,6 +43,7 @@ class Learner:
     facts_applied: int = 0
     facts_unknown: int = 0
     batches_repeated: int = 0
+    _room: tuple[SumsRoom, Growing] | None = None
 
     @classmethod
     def empty(cls, graph: Graph, backend: Backend) -> "Learner":
@@ -61,7 +65,8 @@ class Learner:
             self.batches_repeated += 1
             return np.empty(0, np.int32)
         self.applied[outcomes.joiner_partition] = outcomes.sequence
-        item = self.graph.lookup(outcomes.item_ids)[outcomes.item] if len(outcomes) else outcomes.item
+        # A retired item goes on learning from what was shown before, in case it comes back.
+        item = self.graph.lookup(outcomes.item_ids, retired=True)[outcomes.item] if len(outcomes) else outcomes.item
         known = item >= 0
         self.facts_unknown += int(np.count_nonzero(~known))
         missing = known.copy()
@@ -74,6 +79,10 @@ class Learner:
             context_ptr=np.concatenate([np.zeros(1, np.int64), outcomes.context_ends]),
             context_cluster=outcomes.context_cluster,
             context_x=outcomes.context_x,
+            opening=chosen(outcomes.opening, missing),
+            gamma=chosen(outcomes.gamma, missing),
+            shown_ms=chosen(outcomes.shown_ms, missing),
+            half_life_ms=_half_lives(outcomes, missing),
         )
         if len(facts):
             self.backend.add(self.graph, self.sums, facts)
@@ -82,11 +91,60 @@ class Learner:
         self.row_position[changed] = self.position
         return changed
 
-    def switch_graph(self, graph: Graph) -> None:
-        """Go on with another graph: edges and items in both keep their sums, the others start at zero."""
-        self.sums = carry_over(self.graph, self.sums, graph)
-        old = self.graph.lookup(graph.item_ids)
+    def switch_graph(self, graph: Graph, *, overlap: OverlapMap | None = None) -> None:
+        """Go on with another graph: edges and items in both keep their sums, the others start at zero.
+
+        Args:
+            graph: the other graph.
+            overlap: where its clusters were made anew: what became of the old ones. Sums are inherited through it.
+        """
+        if overlap is None:
+            self.sums = carry_over(self.graph, self.sums, graph)
+        else:
+            self.sums = inherit_sums(self.graph, self.sums, graph, overlap)
+        self._room = None
+        old = numbers_in(self.graph, graph)
         position = np.full(graph.n_items, self.position, np.int64)
         position[old >= 0] = self.row_position[old[old >= 0]]
         self.row_position = position
         self.graph = graph
+
+    def edit_graph(self, graph: Graph) -> Int32:
+        """Go on with an edit of the graph in force; costs what was edited.
+
+        Args:
+            graph: `bandits.graph_edit.edited` of it, by one edit.
+
+        Returns:
+            Numbers that the edit added, ascending int32.
+        """
+        old = self.graph
+        added, before = numbers_before(old, graph)
+        edge_rows, item_rows = moved_rows(old, self.sums, graph)
+        known = before >= 0
+        position = np.full(len(added), self.position, np.int64)
+        position[known] = self.row_position[before[known]]
+        rows, positions = self._room or (SumsRoom.of(self.sums), Growing(self.row_position))
+        rows, self.sums = rows.extended(self.sums, edge_rows, item_rows)
+        positions, self.row_position = positions.extended(len(self.row_position), position)
+        self._room = rows, positions
+        clear_rows(old, self.sums, before[known])
+        self.row_position[before[known]] = 0
+        self.graph = graph
+        return added
+
+    def compact_graph(self, graph: Graph, live: Bool) -> None:
+        """Go on with the graph in force built anew.
+
+        Args:
+            graph: the same without some numbers, in the same order.
+            live: bool of shape (n_items,), False for these numbers. Sums that retired items still have there go.
+        """
+        self.sums = compacted_sums(self.graph, self.sums, live)
+        self.row_position = self.row_position[live]
+        self._room = None
+        self.graph = graph
+
+
+def _half_lives(outcomes: Outcomes, at: Bool) -> Int64 | None:
+    return None if outcomes.shown_ms is None else np.full(np.count_nonzero(at), outcomes.half_life_ms, np.int64)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bandits.arena import ranges
 from bandits.graph import Graph
-from bandits.sums import LARGEST, Sums, locate
+from bandits.sums import LARGEST, Sums, locate, numbers_in
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -138,7 +138,7 @@ def inherit_sums(old: Graph, old_sums: Sums, new: Graph, overlap: OverlapMap) ->
         raise ValueError(f"overlap: expected {old.n_clusters} to {new.n_clusters} clusters, got {sizes}")
     sums = Sums.zeros(new)
     sums.saturated = old_sums.saturated
-    number = new.lookup(old.item_ids)
+    number = numbers_in(new, old)
     kept = np.flatnonzero(number >= 0)
     sums.item[number[kept]] = old_sums.item[kept]
     touched = np.flatnonzero(old_sums.edge.any(axis=1))

@@ -109,7 +109,7 @@ def carry_over(old: Graph, old_sums: Sums, new: Graph) -> Sums:
     Clusters are matched by number: the caller answers for their meaning being the same.
     """
     sums = Sums.zeros(new)
-    old_number = old.lookup(new.item_ids)
+    old_number = numbers_in(old, new)
     kept = np.flatnonzero(old_number >= 0)
     sums.item[kept] = old_sums.item[old_number[kept]]
     owner = np.repeat(np.arange(new.n_items), np.diff(new.item_ptr))
@@ -118,6 +118,14 @@ def carry_over(old: Graph, old_sums: Sums, new: Graph) -> Sums:
     sums.edge[found] = old_sums.edge[edge[found]]
     sums.saturated = old_sums.saturated
     return sums
+
+
+def numbers_in(old: Graph, new: Graph) -> Int32:
+    """Number in `old` of what each number of `new` stands for, int32; -1 where that is nothing."""
+    numbers = old.lookup(new.item_ids, retired=True)
+    if new.edits is not None:
+        numbers[~new.edits.in_use] = -1
+    return numbers
 
 
 def locate(graph: Graph, item: npt.NDArray[np.integer], cluster: npt.NDArray[np.integer]) -> Int64:

@@ -16,13 +16,14 @@ import numpy as np
 from bandits.artifact import load_graph
 from bandits.context import InvalidContext
 from bandits.graph import Graph
-from bandits.graph_edit import nearest_clusters, with_items, without_items
+from bandits.graph_edit import GraphEdit, nearest_clusters
 from bandits.sums import Int32
 from freshet.v1 import events_pb2
 from server import limits
 from server.errors import Refused, invalid_field, no_graph
 from server.requests import check_distinct, check_ids, check_text
-from streams.embedded import GraphSwitch
+from streams.graph_switching import GraphSwitch
+from streams.overlap_folder import StoredOverlap, load_overlap
 
 _EDITED = re.compile(r"(?P<base>.*)\+(?P<number>\d+)", re.DOTALL)
 
@@ -34,8 +35,11 @@ class GraphHolder(Protocol):
     def graph(self) -> Graph | None:
         """The graph in force."""
 
-    def load_graph(self, graph: Graph) -> GraphSwitch:
+    def load_graph(self, graph: Graph, overlap: StoredOverlap | None = None) -> GraphSwitch:
         """Switch to another graph."""
+
+    def edit_graph(self, edit: GraphEdit) -> Graph:
+        """Add, change and retire items."""
 
 
 class GraphChanges:
@@ -53,20 +57,28 @@ class GraphChanges:
         self._clock_ms = clock_ms
         self._one_at_a_time = threading.Lock()
 
-    def load(self, path: str) -> tuple[Graph, GraphSwitch]:
+    def load(self, path: str, *, overlap_path: str = "") -> tuple[Graph, GraphSwitch]:
         """Switch to an artifact.
 
+        Args:
+            path: of the artifact, inside the directory.
+            overlap_path: of the overlap map that sums are inherited through, where clusters were made anew.
+
         Raises:
-            Refused: INVALID_ARGUMENT if the path leads outside, FAILED_PRECONDITION if the artifact is damaged or
-                its version is that of another graph.
+            Refused: INVALID_ARGUMENT if a path leads outside, FAILED_PRECONDITION if what lies there is damaged,
+                does not fit the graph in force, or has the version of another graph.
         """
-        folder = self._inside(path)
+        folder = self._inside("path", path)
+        overlap_folder = self._inside("overlap_path", overlap_path) if overlap_path else None
         with self._one_at_a_time:
+            field = "path"
             try:
                 graph = load_graph(folder)
-                return graph, self._loop.load_graph(graph)
+                field = "overlap_path" if overlap_folder else field
+                overlap = load_overlap(overlap_folder) if overlap_folder else None
+                return graph, self._loop.load_graph(graph, overlap)
             except ValueError as error:  # damaged, or another graph under a version that the store has
-                code, message = grpc.StatusCode.FAILED_PRECONDITION, f"path: {error}"
+                code, message = grpc.StatusCode.FAILED_PRECONDITION, f"{field}: {error}"
                 raise Refused(code, message, reason="bad_graph") from None
 
     def upsert(self, items: Sequence[events_pb2.Item]) -> Graph:
@@ -82,9 +94,8 @@ class GraphChanges:
         with self._one_at_a_time:
             old = self._graph()
             clusters = [_clusters(old, item, f"items[{at}]") for at, item in enumerate(items)]
-            new = with_items(old, version=self._next_version(old), item_ids=ids, clusters=clusters)
-            self._loop.load_graph(new)
-        return new
+            times = [item.published_at_ms for item in items]
+            return self._loop.edit_graph(GraphEdit(self._next_version(old), ids, clusters, times))
 
     def retire(self, item_ids: Sequence[str]) -> tuple[Graph, list[str]]:
         """Take items out; the graph after it, and the ids that it did not know.
@@ -99,9 +110,7 @@ class GraphChanges:
             unknown = [item_ids[at] for at in np.flatnonzero(~known).tolist()]
             if not known.any():
                 return old, unknown
-            new = without_items(old, item_ids, version=self._next_version(old))
-            self._loop.load_graph(new)
-        return new, unknown
+            return self._loop.edit_graph(GraphEdit(self._next_version(old), retired=item_ids)), unknown
 
     def _graph(self) -> Graph:
         graph = self._loop.graph
@@ -109,8 +118,8 @@ class GraphChanges:
             raise no_graph()
         return graph
 
-    def _inside(self, path: str) -> Path:
-        check_text("path", path, smallest=1, largest=limits.MAX_PATH_BYTES)
+    def _inside(self, field: str, path: str) -> Path:
+        check_text(field, path, smallest=1, largest=limits.MAX_PATH_BYTES)
         if self._graph_dir is None:
             message = "no directory to load graphs from is set (graph_dir)"
             raise Refused(grpc.StatusCode.FAILED_PRECONDITION, message, reason="no_graph_dir")
@@ -118,9 +127,9 @@ class GraphChanges:
         try:
             folder = (allowed / path).resolve()
         except (OSError, ValueError, RuntimeError):  # a null byte, a loop of links
-            raise invalid_field("path", "a directory", path) from None
+            raise invalid_field(field, "a directory", path) from None
         if not folder.is_relative_to(allowed):
-            raise invalid_field("path", "a directory inside graph_dir", path)
+            raise invalid_field(field, "a directory inside graph_dir", path)
         return folder
 
     def _next_version(self, graph: Graph) -> str:

@@ -23,7 +23,9 @@ def views_of(graph: Graph, sums: Sums, numbers: Sequence[int], *, position: int)
 def top_items(graph: Graph, sums: Sums, *, order: int, limit: int) -> list[int]:
     """Numbers of the `limit` items that come first by an `ItemOrder`, ties by number."""
     key = _ORDERS[order](graph, sums)
-    count = min(limit, len(key))
+    if graph.edits is not None:  # numbers that stand for no item come last, and are not counted
+        key = np.where(graph.edits.live, key, -np.inf)
+    count = min(limit, graph.n_live_items)
     if count == 0:
         return []
     # Everything at least as high as the last one that fits, so that ties there are broken by number too.

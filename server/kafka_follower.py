@@ -17,10 +17,11 @@ from kafka.errors import KafkaError
 from structlog.typing import FilteringBoundLogger
 
 from bandits.graph import Graph
+from bandits.graph_edit import edges_of
 from bandits.sums import Int32, Sums, state_hash
 from freshet.v1 import parameters_pb2
 from server.logs import make_logger
-from streams.change import Change, edges_of
+from streams.change import Change
 from streams.row_codec import decode_rows, place_rows
 from streams.topics import TopicNames
 

@@ -12,11 +12,14 @@ from concurrent.futures import Future
 from structlog.typing import FilteringBoundLogger
 
 from bandits.graph import Graph
+from bandits.graph_edit import GraphEdit
 from freshet.v1 import events_pb2
 from server.kafka_follower import ParameterFollower
 from server.kafka_producer import FeedbackProducer
 from streams.change import Change
-from streams.embedded import GraphSwitch, LoopFailed, LoopLimits, LoopStatus
+from streams.embedded import LoopFailed, LoopLimits, LoopStatus
+from streams.graph_switching import GraphSwitch
+from streams.overlap_folder import StoredOverlap
 from streams.topics import TopicNames
 
 
@@ -87,8 +90,16 @@ class KafkaLoop:
         """
         raise LoopFailed("in Kafka mode the workers learn: stop them to freeze learning")
 
-    def load_graph(self, graph: Graph) -> GraphSwitch:
+    def load_graph(self, graph: Graph, overlap: StoredOverlap | None = None) -> GraphSwitch:
         """Refused: workers and servers must change it together.
+
+        Raises:
+            LoopFailed: always.
+        """
+        raise LoopFailed("in Kafka mode the graph is changed by restarting workers and servers with it")
+
+    def edit_graph(self, edit: GraphEdit) -> Graph:
+        """Refused, as `load_graph`.
 
         Raises:
             LoopFailed: always.

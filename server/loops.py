@@ -11,10 +11,13 @@ from structlog.typing import FilteringBoundLogger
 
 from bandits.backend import Backend
 from bandits.graph import Graph
+from bandits.graph_edit import GraphEdit
 from freshet.v1 import events_pb2
 from server.settings import Settings
 from streams.change import Change
-from streams.embedded import EmbeddedLoop, GraphSwitch, LoopStatus
+from streams.embedded import EmbeddedLoop, LoopStatus
+from streams.graph_switching import GraphSwitch
+from streams.overlap_folder import StoredOverlap
 
 
 class Loop(Protocol):
@@ -39,8 +42,11 @@ class Loop(Protocol):
     def freeze(self, frozen: bool) -> None:
         """Stop or resume learning."""
 
-    def load_graph(self, graph: Graph) -> GraphSwitch:
+    def load_graph(self, graph: Graph, overlap: StoredOverlap | None = None) -> GraphSwitch:
         """Switch to another graph."""
+
+    def edit_graph(self, edit: GraphEdit) -> Graph:
+        """Add, change and retire items."""
 
     def state_hash(self) -> str:
         """Hash of all sums."""

@@ -128,7 +128,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
     ) -> operations_pb2.LoadGraphResponse:
         """Switch to another graph artifact."""
         with loop_errors():
-            graph, switch = self._changes.load(request.path)
+            graph, switch = self._changes.load(request.path, overlap_path=request.overlap_path)
         return operations_pb2.LoadGraphResponse(
             graph_version=graph.version,
             edges_kept=switch.kept,

@@ -47,6 +47,8 @@ class RulesInForce:
         if not self._fit_prior:
             return
         items = parameters.read(lambda sums, _: sums.item.copy())
+        if parameters.graph.edits is not None:
+            items = items[parameters.graph.edits.live]
         prior = fit_beta_prior(items[:, N], items[:, S] / UNIT)
         rules = self._current.slate
         policy = replace(rules.policy, beta_prior=(prior.a0, prior.b0))

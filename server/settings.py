@@ -110,6 +110,7 @@ class LoopGroup(_Group):
     max_queued_events: int = Field(default=LoopLimits.max_queued_events, ge=1)
     max_batch_events: int = Field(default=LoopLimits.max_batch_events, ge=1)
     retry_after_ms: int = Field(default=LoopLimits.retry_after_ms, ge=1)
+    max_edited_items: int = Field(default=LoopLimits.max_edited_items, ge=1)
 
     def limits(self) -> LoopLimits:
         """As the loop takes them."""

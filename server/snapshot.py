@@ -2,9 +2,12 @@
 
 Invariants: a reading comes from one graph and one position (I9), because rows are written and gathered under one
 lock; sums belong to the snapshot alone, no one else holds the arrays; the position never goes back within a graph.
-A reader that holds `Parameters` while the graph is switched reads the old graph at its last position, never a mix.
+A reader that holds `Parameters` while another artifact is put in force reads the old graph at its last position.
+One that holds them while the graph is edited reads the old graph still: its rows go on being written, except those
+of items that the edit changed, which stay as they were.
 """
 
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +17,10 @@ import numpy as np
 
 from bandits.backend import Backend
 from bandits.context import Context
-from bandits.graph import Int32
+from bandits.edited_sums import SumsRoom
+from bandits.graph import Graph, Int32
 from bandits.policies import CandidateSums
-from bandits.sums import UNIT, N, S, Sums
+from bandits.sums import UNIT, Int64, N, S, Sums
 from streams.change import Change
 
 T = TypeVar("T")
@@ -35,33 +39,50 @@ class Reading:
     position: int
 
 
+@dataclass(eq=False)
+class _Progress:
+    """What versions of a graph share besides the rows: up to where they are written."""
+
+    position: int
+    totals: Int64
+
+
 class Parameters:
     """The sums of one graph, followed from change to change.
 
     Args:
-        change: the full change to start from; its rows are copied.
+        graph: the graph.
+        sums: of it; they belong to the parameters from now on.
+        position: ledger position of the sums.
         backend: gathers.
     """
 
-    def __init__(self, change: Change, backend: Backend) -> None:
-        self.graph = change.graph
+    def __init__(self, graph: Graph, sums: Sums, position: int, backend: Backend) -> None:
+        self.graph = graph
         self._backend = backend
-        self._sums = Sums(np.array(change.edge_rows), np.array(change.item_rows))
-        self._position = change.position
-        self._totals = self._sums.item.sum(axis=0)
+        self._sums = sums
+        self._progress = _Progress(position, sums.item.sum(axis=0))
         self._lock = threading.Lock()
+        self._room = SumsRoom.of(sums)
         # Made now, not by the first reader.
-        _ = self.graph.index, self.graph.item_hashes
+        _ = graph.lookup([]), graph.item_hashes
+
+    @classmethod
+    def of(cls, change: Change, backend: Backend) -> "Parameters":
+        """What a full change says; its rows are copied."""
+        sums = Sums(np.array(change.edge_rows), np.array(change.item_rows))
+        return cls(change.graph, sums, change.position, backend)
 
     @property
     def position(self) -> int:
         """Ledger position of the sums."""
-        return self._position
+        return self._progress.position
 
     @property
     def totals(self) -> tuple[int, float]:
         """Impressions and rewards of all items."""
-        return int(self._totals[N]), float(self._totals[S]) / UNIT
+        totals = self._progress.totals
+        return int(totals[N]), float(totals[S]) / UNIT
 
     def gather(self, items: Int32, context: Context) -> Reading:
         """The candidates' sums at one position.
@@ -71,7 +92,8 @@ class Parameters:
             context: the resolved user.
         """
         with self._lock:
-            return Reading(self._backend.gather(self.graph, self._sums, items, context), self._position)
+            sums = self._backend.gather(self.graph, self._sums, items, context)
+            return Reading(sums, self._progress.position)
 
     def read(self, reader: Callable[[Sums, int], T]) -> T:
         """What `reader` makes of all sums and their position; it must copy what it keeps.
@@ -79,16 +101,31 @@ class Parameters:
         Writers and other readers wait for it meanwhile, so it is for operators and not for every call.
         """
         with self._lock:
-            return reader(self._sums, self._position)
+            return reader(self._sums, self._progress.position)
 
     def write(self, change: Change) -> None:
         """Take over the rows of a change of this graph."""
         edges = change.edges()
         with self._lock:
             self._sums.edge[edges] = change.edge_rows
-            self._totals += change.item_rows.sum(axis=0) - self._sums.item[change.items].sum(axis=0)
+            self._progress.totals += change.item_rows.sum(axis=0) - self._sums.item[change.items].sum(axis=0)
             self._sums.item[change.items] = change.item_rows
-            self._position = change.position
+            self._progress.position = change.position
+
+    def edited(self, change: Change) -> "Parameters":
+        """The parameters of an edit of this graph, which share the rows with these."""
+        before = self.graph.lookup(change.graph.item_ids[self.graph.n_items :], retired=True)
+        new = copy.copy(self)
+        with self._lock:
+            replaced = self._sums.item[before[before >= 0]].sum(axis=0)
+            new.graph = change.graph
+            if not self._room.fits(self._sums, change.edge_rows, change.item_rows):
+                # Who reads these rows must not be told of what is written to copies of them.
+                new._progress = _Progress(self._progress.position, self._progress.totals.copy())
+            new._room, new._sums = self._room.extended(self._sums, change.edge_rows, change.item_rows)
+            new._progress.totals += change.item_rows.sum(axis=0) - replaced
+            new._progress.position = change.position
+        return new
 
 
 class Snapshot:
@@ -111,7 +148,9 @@ class Snapshot:
         """
         current = self._current
         if change.full:
-            self._current = Parameters(change, self._backend)
+            self._current = Parameters.of(change, self._backend)
+        elif current is not None and current.graph is change.extends:
+            self._current = current.edited(change)
         elif current is not None and current.graph is change.graph:
             current.write(change)
         else:

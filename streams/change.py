@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bandits.arena import ranges
 from bandits.graph import Graph
+from bandits.graph_edit import edges_of
 from bandits.learner import Learner
 from bandits.sums import Int32, Int64, Sums
 
@@ -21,6 +21,8 @@ class Change:
         item_rows: int64 of shape (m, 2).
         position: ledger position included.
         full: everything before is to be replaced (first change, graph switch).
+        extends: the graph that `graph` is an edit of; `items` are then the numbers that the edit added. None = the
+            graph is the same as before, unless the change is full.
     """
 
     graph: Graph
@@ -29,6 +31,7 @@ class Change:
     item_rows: Int64
     position: int
     full: bool
+    extends: Graph | None = None
 
     def edges(self) -> Int64:
         """Edge numbers of `edge_rows`."""
@@ -40,12 +43,11 @@ class Change:
         sums.item[self.items] = self.item_rows
 
 
-def changed_rows(learner: Learner, items: Int32) -> Change:
-    """The rows of some items as they are now."""
-    edges = edges_of(learner.graph, items)
-    return Change(
-        learner.graph, items, learner.sums.edge[edges], learner.sums.item[items], learner.position, full=False
-    )
+def changed_rows(learner: Learner, items: Int32, *, extends: Graph | None = None) -> Change:
+    """The rows of some items as they are now; see `Change.extends`."""
+    graph, sums = learner.graph, learner.sums
+    edges = edges_of(graph, items)
+    return Change(graph, items, sums.edge[edges], sums.item[items], learner.position, full=False, extends=extends)
 
 
 def all_rows(learner: Learner) -> Change:
@@ -53,9 +55,3 @@ def all_rows(learner: Learner) -> Change:
     items = np.arange(learner.graph.n_items, dtype=np.int32)
     sums = learner.sums
     return Change(learner.graph, items, sums.edge.copy(), sums.item.copy(), learner.position, full=True)
-
-
-def edges_of(graph: Graph, items: Int32) -> Int64:
-    """Numbers of the edges of some items, concatenated in their order."""
-    starts = graph.item_ptr[items]
-    return ranges(starts, graph.item_ptr[items + 1] - starts)

@@ -13,14 +13,17 @@ A crash before 4 has happened never; a crash after it has happened wholly.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from bandits.backend import Backend
 from bandits.graph import Graph
+from bandits.graph_edit import GraphEdit
 from bandits.joiner import Joiner
 from bandits.joiner_change import Dead
 from bandits.learner import Learner
+from bandits.overlap import OverlapMap
 from bandits.sums import Int32
 from freshet.v1 import events_pb2, state_pb2
 from streams import store as keys
@@ -28,6 +31,7 @@ from streams.change import Change, all_rows, changed_rows
 from streams.change_codec import encode_change
 from streams.event_codec import Record, click_columns, impression_columns
 from streams.failpoints import failpoint
+from streams.graph_history import edit_message, with_later
 from streams.outcome_codec import decode_outcomes, encode_outcomes
 from streams.restore import encode_rule
 from streams.row_codec import encode_rows
@@ -136,29 +140,84 @@ class Committer:
         self.head = head
         self.catch_up()
 
-    def set_graph(self, graph: Graph) -> None:
+    def set_graph(self, graph: Graph, *, overlap: tuple[str, OverlapMap] | None = None) -> None:
         """Put a graph in force from the applied position on.
 
         Rows are rewritten under it in the same WriteBatch: an edge that is gone must not come back with its old
         sums when a later graph has it again.
+
+        Args:
+            graph: its artifact lies in the data directory already.
+            overlap: name of the overlap map that sums are inherited through, and the map; None = clusters are the
+                same.
         """
-        head = self._next_head()
-        head.graph_version = graph.version
-        head.graph_switches += 1
-        batch = Batch()
-        switch = state_pb2.GraphSwitch(offset=head.applied_position, graph_version=graph.version)
-        batch.put(keys.GRAPH, head.graph_switches, switch.SerializeToString())
+        batch, head = self._begin_switch(graph.version, overlap=overlap[0] if overlap else None)
+        head.graph_base = head.graph_switches
         learner = self.learner
         if learner is None:
             learner = Learner.empty(graph, self._backend)
         else:
             for name in self._dropped(learner, graph):
                 batch.delete(keys.ROW, name.encode())
-            learner.switch_graph(graph)
+            learner.switch_graph(graph, overlap=overlap[1] if overlap else None)
         self.learner = learner
         self._put_rows(batch, head, np.flatnonzero(learner.row_position).astype(np.int32))
+        self._finish_switch(batch, head)
+
+    def edit_graph(self, graph: Graph, edit: GraphEdit) -> None:
+        """Put an edit of the graph in force, durably, and hand it over.
+
+        Args:
+            graph: the edited graph.
+            edit: what was edited; only this is written, and the rows of its items.
+        """
+        learner = self._learner_in_force()
+        before = learner.graph
+        batch, head = self._begin_switch(graph.version, edit=edit_message(edit))
+        added = learner.edit_graph(graph)
+        self._put_rows(batch, head, added[learner.row_position[added] > 0])
+        self._finish_switch(batch, head)
+        self._on_change(changed_rows(learner, added, extends=before))
+        failpoint("switch_published")
+
+    def compact_graph(self, whole: Graph, before: Graph, later: Sequence[GraphEdit]) -> None:
+        """Put the graph in force that was built anew from `before`, with what was edited since, and hand it over.
+
+        Args:
+            whole: its artifact lies in the data directory already.
+            before: the edited graph that it was built from.
+            later: edits since then.
+        """
+        learner = self._learner_in_force()
+        batch, head = self._begin_switch(whole.version, compacted=True)
+        head.graph_base = head.graph_switches - len(later)
+        head.graph_version = learner.graph.version
+        graph, live = with_later(whole, before, list(later))
+        for name in self._dropped(learner, graph):
+            batch.delete(keys.ROW, name.encode())
+        learner.compact_graph(graph, live)
+        self._finish_switch(batch, head)
+        self.publish_all()
+        failpoint("switch_published")
+
+    def _learner_in_force(self) -> Learner:
+        if self.learner is None:
+            raise ValueError("graph: expected one in force, got none")
+        return self.learner
+
+    def _begin_switch(self, version: str, **how: Any) -> tuple[Batch, state_pb2.StoreHead]:
+        head, batch = self._next_head(), Batch()
+        head.graph_version = version
+        head.graph_switches += 1
+        switch = state_pb2.GraphSwitch(offset=head.applied_position, graph_version=version, **how)
+        batch.put(keys.GRAPH, head.graph_switches, switch.SerializeToString())
+        return batch, head
+
+    def _finish_switch(self, batch: Batch, head: state_pb2.StoreHead) -> None:
         batch.put_head(head)
+        failpoint("switch_encoded")
         self.store.write(batch)
+        failpoint("switch_written")
         self.head = head
 
     def publish_all(self) -> None:
@@ -221,7 +280,7 @@ class Committer:
     def _dropped(self, learner: Learner, graph: Graph) -> list[str]:
         """Items with a row that the new graph does not have."""
         with_row = [learner.graph.item_ids[item] for item in np.flatnonzero(learner.row_position).tolist()]
-        gone = graph.lookup(with_row) < 0
+        gone = graph.lookup(with_row, retired=True) < 0
         return [name for name, is_gone in zip(with_row, gone.tolist(), strict=True) if is_gone]
 
     def _publish(self, items: Int32) -> None:

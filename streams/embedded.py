@@ -16,18 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
-from bandits.artifact import save_graph
 from bandits.backend import Backend
 from bandits.graph import Graph
+from bandits.graph_edit import GraphEdit
 from bandits.join_rule import JoinRule
 from bandits.learner import Learner
-from bandits.sums import locate, state_hash
+from bandits.sums import state_hash
 from freshet.v1 import events_pb2
 from streams.change import Change
 from streams.commit import Committer, Incoming
-from streams.restore import graph_folder, restore_graph, restore_joiner, restore_learner
+from streams.graph_history import restore_graph
+from streams.graph_switching import GraphSwitch, GraphSwitching
+from streams.overlap_folder import StoredOverlap
+from streams.restore import restore_joiner, restore_learner
 from streams.store import Store, StoreError
 
 Result = TypeVar("Result")
@@ -53,11 +54,13 @@ class LoopLimits:
         max_queued_events: impressions' items and clicks that may wait for the writer.
         max_batch_events: how many the writer takes into one micro-batch.
         retry_after_ms: what callers are told to wait when the queue is full.
+        max_edited_items: so many items added, changed or retired, and the graph's artifact is written anew.
     """
 
     max_queued_events: int = 200_000
     max_batch_events: int = 20_000
     retry_after_ms: int = 200
+    max_edited_items: int = 20_000
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,6 @@ class LoopStatus:
     failed: str | None
     backend: str
     saturated: int
-
-
-@dataclass(frozen=True)
-class GraphSwitch:
-    """What a graph switch did to the edges."""
-
-    kept: int
-    added: int
-    dropped: int
 
 
 class EmbeddedLoop:
@@ -118,12 +112,18 @@ class EmbeddedLoop:
         self._store = Store(data_dir / "store")
         try:
             head = self._store.head()
-            taken = restore_graph(data_dir, head.graph_version) if head.graph_version else None
+            taken = restore_graph(self._store, data_dir, head) if head.graph_version else None
             learner = restore_learner(self._store, head, taken, backend) if taken is not None else None
             joiner = restore_joiner(self._store, rule)
             self._committer = Committer(self._store, head, joiner, learner, on_change, clock_ms, backend)
+            self._graphs = GraphSwitching(
+                data_dir,
+                self._committer,
+                max_edited_items=limits.max_edited_items,
+                on_writer=self._on_writer,
+            )
             if graph is not None and taken is None:
-                self._adopt(graph)
+                self._graphs.adopt(graph)
             self._committer.record_rule()
         except BaseException:
             self._store.close()  # else it stays locked
@@ -139,8 +139,7 @@ class EmbeddedLoop:
     @property
     def graph(self) -> Graph | None:
         """The graph in force."""
-        learner = self._committer.learner
-        return learner.graph if learner else None
+        return self._graphs.graph
 
     def start(self) -> None:
         """Catch up with the ledger, hand over all rows, start the writer thread."""
@@ -158,6 +157,7 @@ class EmbeddedLoop:
         if self._thread.is_alive():
             self._fail("the server is stopping")
             self._thread.join()
+        self._graphs.close()
         self._store.close()
 
     def offer_impressions(self, batch: events_pb2.ImpressionBatch) -> "Future[None]":
@@ -177,13 +177,25 @@ class EmbeddedLoop:
         """Stop or resume learning, durably. Feedback is still taken; resuming catches up with it."""
         self._on_writer(lambda: self._committer.freeze(frozen))
 
-    def load_graph(self, graph: Graph) -> GraphSwitch:
+    def load_graph(self, graph: Graph, overlap: StoredOverlap | None = None) -> GraphSwitch:
         """Switch to another graph. Edges and items in both keep their sums.
 
+        Args:
+            graph: the other graph.
+            overlap: where its clusters were made anew: what became of the old ones. Sums are inherited through it.
+
         Raises:
-            ValueError: its version was another graph's before.
+            ValueError: its version was another graph's before, or the map is not between these clusters.
         """
-        return self._on_writer(lambda: self._switch(graph))
+        return self._on_writer(lambda: self._graphs.switch(graph, overlap))
+
+    def edit_graph(self, edit: GraphEdit) -> Graph:
+        """Add, change and retire items; the graph after it, which is in force and durable.
+
+        Raises:
+            ValueError: there is no graph, or the edit does not fit it.
+        """
+        return self._on_writer(lambda: self._graphs.edit(edit))
 
     def state_hash(self) -> str:
         """Hash of all sums at the current position."""
@@ -289,42 +301,6 @@ class EmbeddedLoop:
 
     # --- graph -------------------------------------------------------------------------------------------------
 
-    def _adopt(self, graph: Graph) -> None:
-        folder = graph_folder(self._data_dir, graph.version)
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            save_graph(graph, folder)
-        elif not _equal(restore_graph(self._data_dir, graph.version), graph):
-            # The store knows graphs by version: after a restart it would go on with the other one.
-            raise ValueError(f'graph version: expected a new one, got "{graph.version}", which is another graph')
-        self._committer.set_graph(graph)
-
-    def _switch(self, graph: Graph) -> GraphSwitch:
-        old = self.graph
-        if old is not None and _equal(old, graph):
-            return GraphSwitch(old.n_edges, 0, 0)
-        kept = _shared_edges(old, graph) if old else 0
-        self._adopt(graph)
-        self._committer.catch_up()
-        self._committer.publish_all()
-        return GraphSwitch(kept, graph.n_edges - kept, (old.n_edges if old else 0) - kept)
-
     def _hash(self) -> str:
         learner: Learner | None = self._committer.learner
         return state_hash(learner.graph, learner.sums) if learner else "0" * 32
-
-
-def _equal(one: Graph, other: Graph) -> bool:
-    arrays = (
-        (one.item_ptr, other.item_ptr),
-        (one.edge_cluster, other.edge_cluster),
-        (one.centroids, other.centroids),
-    )
-    return (
-        (one.version, one.n_clusters, list(one.item_ids)) == (other.version, other.n_clusters, list(other.item_ids))
-    ) and all(map(np.array_equal, *zip(*arrays, strict=True)))
-
-
-def _shared_edges(old: Graph, new: Graph) -> int:
-    owner = np.repeat(old.lookup(new.item_ids), np.diff(new.item_ptr))
-    return int(np.count_nonzero(locate(old, owner, new.edge_cluster[:, None]) >= 0))

@@ -4,10 +4,7 @@ Invariant: what is read is what the last committed micro-batch left, whatever wa
 """
 
 import json
-from pathlib import Path
-from urllib.parse import quote
 
-from bandits.artifact import DamagedGraph, load_graph
 from bandits.backend import Backend
 from bandits.graph import Graph
 from bandits.join_rule import JoinRule
@@ -19,23 +16,6 @@ from streams.row_codec import decode_rows, place_rows
 from streams.store import CHANGE, ROW, RULE, Store, StoreError
 
 _ROWS_AT_ONCE = 10_000
-
-
-def graph_folder(data_dir: Path, version: str) -> Path:
-    """Where the loop keeps its copy of a graph version, whatever characters its name has."""
-    return data_dir / "graphs" / quote(version, safe="").replace(".", "%2E")
-
-
-def restore_graph(data_dir: Path, version: str) -> Graph:
-    """The graph a store was written under.
-
-    Raises:
-        StoreError: it is damaged or gone.
-    """
-    try:
-        return load_graph(graph_folder(data_dir, version))
-    except DamagedGraph as error:
-        raise StoreError(f"the graph that the store in {data_dir} needs cannot be loaded: {error}") from error
 
 
 def restore_joiner(store: Store, rule: JoinRule) -> Joiner:

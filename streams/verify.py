@@ -20,8 +20,9 @@ from bandits.sums import state_hash
 from freshet.v1 import state_pb2
 from streams import store as keys
 from streams.event_codec import Record, click_columns, impression_columns
+from streams.graph_history import Unfolding, restore_artifact, restore_graph, switches
 from streams.outcome_codec import decode_outcomes, encode_outcomes
-from streams.restore import restore_graph, restore_joiner, restore_learner, rules
+from streams.restore import restore_joiner, restore_learner, rules
 from streams.store import Store, StoreError
 
 
@@ -74,7 +75,7 @@ def verify_store(data_dir: Path, *, backend: Backend, progress: Callable[[int, i
         head = store.head()
         if not head.graph_version:
             raise StoreError(f"the store in {data_dir} has no graph yet, there is nothing to verify")
-        stored = restore_learner(store, head, restore_graph(data_dir, head.graph_version), backend)
+        stored = restore_learner(store, head, restore_graph(store, data_dir, head), backend)
         folded = _fold_ledger(store, data_dir, head, backend, progress)
         joined = _rejoin(store, head, progress)
         checks = [
@@ -108,16 +109,16 @@ def _fold_ledger(
     store: Store, data_dir: Path, head: state_pb2.StoreHead, backend: Backend, progress: Callable[[int, int], None]
 ) -> Learner:
     """The state as the ledger says it must be, graph switches included."""
-    switches = [state_pb2.GraphSwitch.FromString(value) for _, value in store.numbered(keys.GRAPH)]
-    learner = Learner.empty(restore_graph(data_dir, switches[0].graph_version), backend)
-    waiting = switches[1:]
+    recorded = [switch for _, switch in switches(store)]
+    learner = Learner.empty(restore_artifact(data_dir, recorded[0].graph_version), backend)
+    graphs, waiting = Unfolding(data_dir, learner), recorded[1:]
     for offset, record in store.numbered(keys.LEDGER, end=head.applied_position):
         while waiting and waiting[0].offset <= offset:
-            learner.switch_graph(restore_graph(data_dir, waiting.pop(0).graph_version))
+            graphs.switch(waiting.pop(0))
         learner.apply(decode_outcomes(record), offset=offset)
         progress(offset + 1, head.applied_position)
     for switch in waiting:
-        learner.switch_graph(restore_graph(data_dir, switch.graph_version))
+        graphs.switch(switch)
     return learner
 
 

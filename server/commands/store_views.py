@@ -16,8 +16,9 @@ from bandits.sums import UNIT, N, S, state_hash
 from freshet.v1 import events_pb2, operations_pb2, state_pb2
 from server.item_views import top_items, views_of
 from streams import store as keys
+from streams.graph_history import restore_graph
 from streams.outcome_codec import decode_outcomes
-from streams.restore import restore_graph, restore_joiner, restore_learner, rules
+from streams.restore import restore_joiner, restore_learner, rules
 from streams.store import Store, number_bytes
 
 ORDERS: dict[str, "operations_pb2.ItemOrder.ValueType"] = {
@@ -46,7 +47,7 @@ class StoreViews:
         self.head = store.head()
         self.learner: Learner | None = None
         if self.head.graph_version:
-            graph = restore_graph(data_dir, self.head.graph_version)
+            graph = restore_graph(store, data_dir, self.head)
             self.learner = restore_learner(store, self.head, graph, NumpyBackend())
 
     def overview(self) -> dict[str, Any]:
@@ -118,8 +119,8 @@ class StoreViews:
         return {
             "version": graph.version,
             "clusters": graph.n_clusters,
-            "items": graph.n_items,
-            "edges": graph.n_edges,
+            "items": graph.n_live_items,
+            "edges": graph.n_live_edges,
         }
 
     def _learned(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from bandits.backend import Backend
 from bandits.graph import Graph
 from bandits.sums import UNIT, Facts, Sums
 from streams.evaluation.slates import LoggedSlates
-from streams.restore import restore_graph, restore_learner
+from streams.graph_history import restore_graph
+from streams.restore import restore_learner
 from streams.store import Store, StoreError
 
 _SLATES_AT_ONCE = 20_000
@@ -52,7 +53,7 @@ def stored_parameters(data_dir: Path, backend: Backend) -> tuple[Graph, Sums]:
         head = store.head()
         if not head.graph_version:
             raise StoreError(f"the store in {data_dir} has no graph yet, there is nothing to evaluate")
-        graph = restore_graph(data_dir, head.graph_version)
+        graph = restore_graph(store, data_dir, head)
         return graph, restore_learner(store, head, graph, backend).sums
     finally:
         store.close()

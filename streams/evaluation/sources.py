@@ -15,10 +15,11 @@ from bandits.sums import Float64
 from freshet.v1 import events_pb2, state_pb2
 from streams import store as keys
 from streams.evaluation.slates import LoggedSlates, slates_of
+from streams.graph_history import restore_graph
 from streams.logs import LogError, read_jsonl, read_kuairand, read_open_bandit
 from streams.logs.joined import JoinedRows
 from streams.outcome_codec import decode_outcomes
-from streams.restore import restore_graph, rules
+from streams.restore import rules
 from streams.store import Store, StoreError, number_bytes
 
 KINDS = ("store", "jsonl", "open-bandit", "kuairand")
@@ -96,7 +97,7 @@ def read_store(
         head = store.head()
         if not head.graph_version:
             raise StoreError(f"the store in {data_dir} has no graph yet, there is nothing to evaluate")
-        graph = graph or restore_graph(data_dir, head.graph_version)
+        graph = graph or restore_graph(store, data_dir, head)
         rows = _ledger_rows(store, head, progress)
         if not rows.slates:
             raise StoreError(f"the ledger in {data_dir} has no impressions, there is nothing to evaluate")

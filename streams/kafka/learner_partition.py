@@ -24,10 +24,10 @@ import structlog
 from faust.types import TP
 
 from bandits.graph import Graph
+from bandits.graph_edit import edges_of
 from bandits.learner import Learner
 from bandits.sums import Int32, Int64, Sums
 from freshet.v1 import kafka_state_pb2, parameters_pb2
-from streams.change import edges_of
 from streams.failpoints import failpoint
 from streams.kafka.chunk import Chunk
 from streams.kafka.ledger import decode_delivery, partitions_of

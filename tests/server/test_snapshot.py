@@ -9,9 +9,10 @@ import pytest
 from bandits.backend import choose_backend
 from bandits.context import Context
 from bandits.graph import Graph
+from bandits.graph_edit import edges_of
 from bandits.sums import UNIT, Sums
 from server.snapshot import Snapshot
-from streams.change import Change, edges_of
+from streams.change import Change
 from tests.server.serving import N_CLUSTERS, small_graph
 
 EVERYWHERE = Context(np.arange(N_CLUSTERS, dtype=np.int32), np.full(N_CLUSTERS, 0.5))

@@ -8,7 +8,7 @@ import pytest
 from bandits.backend import choose_backend
 from bandits.graph import Graph
 from streams.embedded import EmbeddedLoop
-from streams.restore import graph_folder
+from streams.graph_history import graph_folder
 from streams.verify import verify_store
 from tests.streams.loops import ITEMS, clicked, make_graph, model_hash, offer, open_loop, settle, shown, started
 

@@ -10,8 +10,9 @@ import pytest
 from bandits.backend import choose_backend
 from bandits.learner import Learner
 from bandits.sums import state_hash
+from streams.graph_history import graph_folder, restore_graph
 from streams.outcome_codec import decode_outcomes
-from streams.restore import graph_folder, restore_graph, restore_joiner, restore_learner
+from streams.restore import restore_joiner, restore_learner
 from streams.store import DEAD, LEDGER, Batch, Store, StoreError
 from tests.streams.loops import ITEMS, RULE, clicked, make_graph, offer, open_loop, settle, shown, started
 
@@ -52,7 +53,7 @@ def check_consistent(folder: Path) -> int:
         assert len(records) == head.ledger_end == head.applied_position
         if not head.graph_version:
             return 0
-        graph = restore_graph(folder, head.graph_version)
+        graph = restore_graph(store, folder, head)
         rows = restore_learner(store, head, graph, BACKEND)
         folded = Learner.empty(graph, BACKEND)
         for offset, record in enumerate(records):

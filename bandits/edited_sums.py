@@ -1,0 +1,80 @@
+"""Sums under a graph that is edited: rows are added behind the others, and moved where an item gets a new number.
+
+Invariants: an edge in both graphs keeps its sums, a new one starts at zero, one that is gone is gone; the cost is
+that of the edited items, not of the graph; a row is counted under one number only.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bandits.graph import Bool, Graph
+from bandits.graph_edit import edges_of
+from bandits.growing import Growing
+from bandits.sums import Int32, Int64, Sums, locate
+
+
+@dataclass(frozen=True, eq=False)
+class SumsRoom:
+    """Where the rows of sums grow.
+
+    Attributes:
+        edge: of `Sums.edge`.
+        item: of `Sums.item`.
+    """
+
+    edge: Growing
+    item: Growing
+
+    @classmethod
+    def of(cls, sums: Sums) -> "SumsRoom":
+        """No room yet: the first extension makes some."""
+        return cls(Growing(sums.edge), Growing(sums.item))
+
+    def fits(self, sums: Sums, edge_rows: Int64, item_rows: Int64) -> bool:
+        """Whether `extended` works in place."""
+        edges = self.edge.fits(len(sums.edge), len(edge_rows))
+        return edges and self.item.fits(len(sums.item), len(item_rows))
+
+    def extended(self, sums: Sums, edge_rows: Int64, item_rows: Int64) -> tuple["SumsRoom", Sums]:
+        """`sums` with rows behind them; both share all their memory, if `fits`, or none."""
+        fits = self.fits(sums, edge_rows, item_rows)
+        edge_room, edge = self.edge.extended(len(sums.edge), edge_rows, in_place=fits)
+        item_room, item = self.item.extended(len(sums.item), item_rows, in_place=fits)
+        return SumsRoom(edge_room, item_room), replace(sums, edge=edge, item=item)
+
+
+def numbers_before(old: Graph, new: Graph) -> tuple[Int32, Int32]:
+    """The numbers that an edit added, and what number each of their items had before, -1 if none; both int32."""
+    added = np.arange(old.n_items, new.n_items, dtype=np.int32)
+    return added, old.lookup(new.item_ids[old.n_items : new.n_items], retired=True)
+
+
+def moved_rows(old: Graph, sums: Sums, new: Graph) -> tuple[Int64, Int64]:
+    """Rows of the numbers that an edit added: sums of the edges that their items had before, zero elsewhere.
+
+    Returns:
+        int64 of shape (new edges, 3), int64 of shape (new numbers, 2).
+    """
+    added, before = numbers_before(old, new)
+    edge_rows = np.zeros((new.n_edges - old.n_edges, sums.edge.shape[1]), np.int64)
+    item_rows = np.zeros((len(added), sums.item.shape[1]), np.int64)
+    known = np.flatnonzero(before >= 0)
+    item_rows[known] = sums.item[before[known]]
+    owner = np.repeat(before, np.diff(new.item_ptr[old.n_items :]))
+    edge = locate(old, owner, new.edge_cluster[old.n_edges :][:, None])[:, 0]
+    found = np.flatnonzero(edge >= 0)
+    edge_rows[found] = sums.edge[edge[found]]
+    return edge_rows, item_rows
+
+
+def clear_rows(graph: Graph, sums: Sums, items: Int32) -> None:
+    """Set the sums of some numbers to zero."""
+    sums.edge[edges_of(graph, items)] = 0
+    sums.item[items] = 0
+
+
+def compacted_sums(graph: Graph, sums: Sums, live: Bool) -> Sums:
+    """Sums without the rows of numbers that are not live; `live` is of shape (n_items,)."""
+    edges = np.repeat(live, np.diff(graph.item_ptr))
+    return replace(sums, edge=sums.edge[edges], item=sums.item[live])
