@@ -40,7 +40,14 @@ class Facts:
         context_ptr: int64 of shape (n_contexts + 1,).
         context_cluster: int32 of shape (context_ptr[-1],), ascending within a context; numbers that the graph
             does not have are no error, they have no edges.
-        context_x: int64 parallel to `context_cluster`, x = round(gamma * w * UNIT), 0 < x <= UNIT.
+        context_x: int64 parallel to `context_cluster`, x = round(w * UNIT), 0 < x <= UNIT.
+        opening: int64 of shape (n_facts,): 1 where an impression begins to be in flight, -1 where it ends to be;
+            None = 0 everywhere.
+        gamma: int64 of shape (n_facts,): x = gamma * context_x, unit 2^-15; None = 1 everywhere.
+        shown_ms: int64 of shape (n_facts,): when the impression of each fact was shown, Unix milliseconds; None =
+            nothing is forgotten.
+        half_life_ms: int64 of shape (n_facts,), after which a fact counts half as much, 0 = never; None where
+            `shown_ms` is.
     """
 
     item: Int32
@@ -50,9 +57,23 @@ class Facts:
     context_ptr: Int64
     context_cluster: Int32
     context_x: Int64
+    opening: Int64 | None = None
+    gamma: Int64 | None = None
+    shown_ms: Int64 | None = None
+    half_life_ms: Int64 | None = None
 
     def __len__(self) -> int:
         return len(self.item)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a, d, b, n and s are all that the facts add to."""
+        return self.opening is None and self.gamma is None and self.shown_ms is None
+
+
+def chosen(column: Int64 | None, at: npt.NDArray[np.generic]) -> Int64 | None:
+    """Entries of a column that may be absent."""
+    return None if column is None else column[at]
 
 
 @dataclass(eq=False)
