@@ -65,9 +65,8 @@ def watch_stages(clock: StageClock) -> None:
         setattr(owner, name, clock.timed(stage, getattr(owner, name)))
 
     watch(partition.Partition, "_contiguous", "inbox: size and order of chunks")
-    watch(source_codec.SourceDecoder, "decode", "decode and validate")
-    watch(joiner_partition, "impression_columns", "columns of impressions")
-    watch(joiner_partition, "click_columns", "columns of clicks")
+    watch(source_codec.SourceDecoder, "columns", "decode, validate, columns")
+    watch(source_codec.SourceDecoder, "decode", "decode: what the compiled pass left")
     watch(Joiner, "join", "join")
     watch(joiner_partition, "encode_parts", "ledger: split and encode")
     watch(joiner_store, "encode_change", "joiner store: encode change")

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from bandits.context import fixed_point_weights
-from bandits.events import Clicks, Impressions, Int64
+from bandits.events import Clicks, Impressions, Int32, Int64
 from bandits.hashing import hash_strings
 from bandits.join_rule import JoinRule, kind_numbers
 from bandits.sums import UNIT, Float64
@@ -68,32 +68,73 @@ def click_columns(records: Iterable[Record[events_pb2.Click]], rule: JoinRule) -
     clicks = [click for record in records for click in record.events]
     if not clicks:
         return Clicks.none()
-    raw = np.array([click.reward if click.HasField("reward") else 1.0 for click in clicks])
-    kinds = [click.kind or "click" for click in clicks]
-    weight = np.array([rule.kind_weights[kind] for kind in kinds])
-    cap = np.array([rule.cap_of(kind) for kind in kinds]) if rule.kind_caps else rule.reward_cap
-    reward = np.clip(np.minimum(raw, cap / np.maximum(weight, 1e-300)) * weight, 0.0, cap)
-    return Clicks(
+    return priced_clicks(
+        rule,
         request_ids=[click.request_id for click in clicks],
         item_ids=[click.item_id for click in clicks],
-        reward=np.rint(reward * UNIT).astype(np.int64),
+        kinds=[click.kind or "click" for click in clicks],
+        raw=np.array([click.reward if click.HasField("reward") else 1.0 for click in clicks]),
+        event_ids=[click.event_id for click in clicks],
         occurred_at_ms=np.array([click.occurred_at_ms for click in clicks], np.int64),
         ingested_at_ms=_per_event(records, [record.ingested_at_ms for record in records]),
         offset=_per_event(records, [record.offset for record in records]),
         index=_indices(records).astype(np.int32),
-        kind=kind_numbers(kinds) if rule.several_count else None,
-        identity=_identities(clicks, kinds, raw) if rule.several_count else None,
     )
 
 
-def _identities(clicks: Sequence[events_pb2.Click], kinds: Sequence[str], raw: Float64) -> Int64:
+def priced_clicks(
+    rule: JoinRule,
+    *,
+    request_ids: Sequence[str],
+    item_ids: Sequence[str],
+    kinds: Sequence[str],
+    raw: Float64,
+    event_ids: Sequence[str],
+    occurred_at_ms: Int64,
+    ingested_at_ms: Int64,
+    offset: Int64,
+    index: Int32,
+) -> Clicks:
+    """Columns of clicks, their rewards weighted and capped by the rule.
+
+    Args:
+        rule: says what a kind is worth.
+        request_ids: of each click.
+        item_ids: of each click.
+        kinds: of each click, all of them declared.
+        raw: float64 of shape (n_clicks,), finite and >= 0: the rewards as they came.
+        event_ids: of each click, empty where there is none; looked at only if several clicks count.
+        occurred_at_ms: as in `Clicks`.
+        ingested_at_ms: as in `Clicks`.
+        offset: as in `Clicks`.
+        index: as in `Clicks`.
+    """
+    weight = np.array([rule.kind_weights[kind] for kind in kinds])
+    cap = np.array([rule.cap_of(kind) for kind in kinds]) if rule.kind_caps else rule.reward_cap
+    reward = np.clip(np.minimum(raw, cap / np.maximum(weight, 1e-300)) * weight, 0.0, cap)
+    several = rule.several_count
+    return Clicks(
+        request_ids=request_ids,
+        item_ids=item_ids,
+        reward=np.rint(reward * UNIT).astype(np.int64),
+        occurred_at_ms=occurred_at_ms,
+        ingested_at_ms=ingested_at_ms,
+        offset=offset,
+        index=index,
+        kind=kind_numbers(list(kinds)) if several else None,
+        identity=_identities(event_ids, occurred_at_ms, kinds, raw) if several else None,
+    )
+
+
+def _identities(event_ids: Sequence[str], occurred_at_ms: Int64, kinds: Sequence[str], raw: Float64) -> Int64:
     """Equal for the same reaction sent again: by its event_id, or by its time and reward where it has none.
 
     The time is the producer's own: that of ingestion differs between the first sending and the next.
     """
+    columns = zip(event_ids, occurred_at_ms.tolist(), kinds, raw.tolist(), strict=True)
     names = [
-        f"{kind}\0e{click.event_id}" if click.event_id else f"{kind}\0t{click.occurred_at_ms}\0{reward!r}"
-        for click, kind, reward in zip(clicks, kinds, raw.tolist(), strict=True)
+        f"{kind}\0e{event_id}" if event_id else f"{kind}\0t{time_ms}\0{reward!r}"
+        for event_id, time_ms, kind, reward in columns
     ]
     return hash_strings(names)[:, 0].view(np.int64)
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from faust.types import TP
 
+from bandits.events import Clicks, Impressions
 from bandits.joiner_change import JoinerChange
-from freshet.v1 import events_pb2, kafka_state_pb2
-from streams.event_codec import click_columns, impression_columns
+from freshet.v1 import kafka_state_pb2
 from streams.failpoints import failpoint
 from streams.kafka.chunk import Chunk
 from streams.kafka.dead_letters import letters
@@ -31,7 +31,7 @@ from streams.kafka.joiner_store import JoinerStore, with_owner
 from streams.kafka.ledger import Place, encode_parts
 from streams.kafka.partition import Partition, Surroundings
 from streams.kafka.sender import Outgoing
-from streams.kafka.source_codec import Decoded, click_decoder, impression_decoder
+from streams.kafka.source_codec import DecodedColumns, click_decoder, impression_decoder
 
 # How far the broker's clock and this machine's may disagree before a click could miss its impression.
 _CLOCK_MARGIN_MS = 5_000
@@ -124,8 +124,8 @@ class JoinerPartition(Partition):
         ends = dict(self.positions()) | {TP(chunk.topic, chunk.partition): chunk.end for chunk in chunks}
         place = Place(joiner.impressions_position, joiner.clicks_position, 0)
         outcomes, change = joiner.join(
-            impression_columns(shown.records),
-            click_columns(clicked.records, joiner.rule),
+            shown.events,
+            clicked.events,
             clock_ms=self._clock_ms(head, ends),
         )
         # Records without a good event, and offsets without a record, are behind us too.
@@ -145,11 +145,11 @@ class JoinerPartition(Partition):
 
     def decode(
         self, chunks: Sequence[Chunk], head: kafka_state_pb2.JoinerHead
-    ) -> tuple[Decoded[events_pb2.Impression], Decoded[events_pb2.Click]]:
+    ) -> tuple[DecodedColumns[Impressions], DecodedColumns[Clicks]]:
         """Events of both topics; the head takes the new ingestion times."""
         records = {tp: [r for c in chunks if c.topic == tp.topic for r in c.records] for tp in self.tps}
-        shown = self._impression_decoder.decode(records[self.impressions], clock_ms=head.impressions_clock_ms)
-        clicked = self._click_decoder.decode(records[self.clicks], clock_ms=head.clicks_clock_ms)
+        shown = self._impression_decoder.columns(records[self.impressions], clock_ms=head.impressions_clock_ms)
+        clicked = self._click_decoder.columns(records[self.clicks], clock_ms=head.clicks_clock_ms)
         head.impressions_clock_ms, head.clicks_clock_ms = shown.clock_ms, clicked.clock_ms
         return shown, clicked
 

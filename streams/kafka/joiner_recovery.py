@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from faust.types import TP
 
-from streams.event_codec import click_columns, impression_columns
+from streams.failpoints import failpoint
 from streams.kafka.chunk import Chunk, LogRecord
 from streams.kafka.joiner_partition import JoinerPartition
 from streams.kafka.log_reader import LogReader, open_reader
@@ -79,6 +79,7 @@ def _settle(partition: JoinerPartition, *, sequence: int, keep_outbox: bool = Fa
     if not keep_outbox:
         head.sent = state.joiner.sequence
     state.write_head(head)
+    failpoint("joiner-settled")
 
 
 async def _catch_up(partition: JoinerPartition, target: dict[TP, int], clock_ms: int) -> None:
@@ -135,14 +136,15 @@ def _join_silently(partition: JoinerPartition, chunks: Sequence[Chunk | None]) -
     given = [chunk for chunk in chunks if chunk is not None]
     shown, clicked = partition.decode(given, head)
     _, change = joiner.join(
-        impression_columns(shown.records),
-        click_columns(clicked.records, joiner.rule),
+        shown.events,
+        clicked.events,
         clock_ms=min(head.impressions_clock_ms, head.clicks_clock_ms),
     )
     ends = dict(partition.positions()) | {TP(chunk.topic, chunk.partition): chunk.end for chunk in given}
     change.impressions_position, change.clicks_position = ends[partition.impressions], ends[partition.clicks]
     head.sent = change.sequence
     state.write(head, change, [])
+    failpoint("joiner-rejoined")
     joiner.apply(change)
 
 

@@ -9,6 +9,10 @@ How a record is read:
    has its context (3) and items (4) and a valid Click its item_id (2), while the batches have field 1 alone and
    will never get another. So neither can be taken for the other, whatever bytes its ids hold.
 
+There are two ways to the same columns. `decode` goes by way of messages and `streams.validation`: it is the
+definition, and what gives reasons. `columns` takes the records in one compiled pass (`streams.wire`) and leaves to
+`decode` those in which that finds anything wrong or unusual.
+
 Invariant: every record, or every event of a batch, is either handed on or refused with a reason; none is dropped.
 """
 
@@ -16,16 +20,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 
+from bandits.events import Clicks, Impressions
 from bandits.join_rule import JoinRule
 from freshet.v1 import events_pb2
-from streams.event_codec import Message, Record
+from streams.event_codec import Message, Record, click_columns, impression_columns
 from streams.kafka.chunk import LogRecord
 from streams.limits import MAX_EVENTS_PER_RECORD
 from streams.validation import Violation, check_click, check_impression
+from streams.wire.pieces import Columns, part_of, together
+from streams.wire.readers import ClickReader, ImpressionReader, Reader
+from streams.wire.sinks import HAND_OVER, TRY
 
 _NO_AGE_LIMIT_MS = 2**62
 _LAST_GROUP_BYTE = 0x7F
@@ -63,7 +73,22 @@ class Decoded(Generic[Message]):
     refused: list[Refused] = field(default_factory=list)
 
 
-class SourceDecoder(Generic[Message]):
+@dataclass
+class DecodedColumns(Generic[Columns]):
+    """What some records hold, as columns.
+
+    Attributes:
+        clock_ms: latest ingestion time.
+        events: the good events.
+        refused: the rest.
+    """
+
+    clock_ms: int
+    events: Columns
+    refused: list[Refused]
+
+
+class SourceDecoder(Generic[Message, Columns]):
     """Reads the records of one source topic.
 
     Args:
@@ -71,6 +96,8 @@ class SourceDecoder(Generic[Message]):
         batch: the batch's message.
         batch_field: its field, also the key that makes a JSON object a batch.
         check: finds what is wrong with an event.
+        to_columns: makes columns of messages.
+        reader: makes columns of bytes.
         rule: the join rule.
     """
 
@@ -80,12 +107,16 @@ class SourceDecoder(Generic[Message]):
         batch: type[Any],
         batch_field: str,
         check: Callable[[Message, JoinRule, int], Violation | None],
+        to_columns: Callable[[Sequence[Record[Message]]], Columns],
+        reader: Reader[Columns],
         rule: JoinRule,
     ) -> None:
         self._single: Any = single
         self._batch = batch
         self._batch_field = batch_field
         self._check: Callable[[Any, JoinRule, int], Violation | None] = check
+        self._to_columns: Callable[[Any], Columns] = to_columns
+        self._reader: Reader[Any] = reader
         # An event that is too old is no mistake of its producer: the joiner counts it as late.
         self._rule = replace(rule, max_delay_ms=_NO_AGE_LIMIT_MS)
 
@@ -107,6 +138,30 @@ class SourceDecoder(Generic[Message]):
                 continue
             self._sort(record, events, decoded)
         return decoded
+
+    def columns(self, records: Sequence[LogRecord], *, clock_ms: int) -> DecodedColumns[Columns]:
+        """The same as `decode` and then columns of it, in a twentieth of the time; arguments as there."""
+        if not records:
+            return DecodedColumns(clock_ms, self._to_columns([]), [])
+        values = [record.value or b"" for record in records]
+        stamps = np.array([clock_ms, *(record.timestamp for record in records)], np.int64)
+        now_ms = np.maximum.accumulate(stamps)[1:]
+        offset = np.array([record.offset for record in records], np.int64)
+        outcome = np.array([_how(record) for record in records], np.uint8)
+        events, record_of = self._reader.read(values, offset, now_ms, outcome)
+        last_ms = int(now_ms[-1])
+        if not (outcome == HAND_OVER).any():
+            return DecodedColumns(last_ms, events, [])
+        parts, refused, start = [], [], 0
+        for first, end in _runs(outcome == HAND_OVER):
+            stop = int(np.searchsorted(record_of, first))
+            parts.append(part_of(events, start, stop))
+            start = stop
+            decoded = self.decode(records[first:end], clock_ms=int(now_ms[first]))
+            parts.append(self._to_columns(decoded.records))
+            refused += decoded.refused
+        parts.append(part_of(events, start, len(events)))
+        return DecodedColumns(last_ms, together(parts), refused)
 
     def _sort(self, record: LogRecord, events: Sequence[Message], decoded: Decoded[Message]) -> None:
         """Keep the good events of a record, refuse the others one by one."""
@@ -174,14 +229,30 @@ class SourceDecoder(Generic[Message]):
         return f"{self._single.DESCRIPTOR.name} or {self._batch.DESCRIPTOR.name}"
 
 
-def impression_decoder(rule: JoinRule) -> SourceDecoder[events_pb2.Impression]:
+def impression_decoder(rule: JoinRule) -> SourceDecoder[events_pb2.Impression, Impressions]:
     """Reads freshet.impressions.v1."""
-    return SourceDecoder(events_pb2.Impression, events_pb2.ImpressionBatch, "impressions", check_impression, rule)
+    return SourceDecoder(
+        events_pb2.Impression,
+        events_pb2.ImpressionBatch,
+        "impressions",
+        check_impression,
+        impression_columns,
+        ImpressionReader(rule),
+        rule,
+    )
 
 
-def click_decoder(rule: JoinRule) -> SourceDecoder[events_pb2.Click]:
+def click_decoder(rule: JoinRule) -> SourceDecoder[events_pb2.Click, Clicks]:
     """Reads freshet.clicks.v1."""
-    return SourceDecoder(events_pb2.Click, events_pb2.ClickBatch, "clicks", check_click, rule)
+    return SourceDecoder(
+        events_pb2.Click,
+        events_pb2.ClickBatch,
+        "clicks",
+        check_click,
+        lambda records: click_columns(records, rule),
+        ClickReader(rule),
+        rule,
+    )
 
 
 def is_batch(value: bytes) -> bool:
@@ -219,6 +290,17 @@ def _is_json(record: LogRecord, value: bytes) -> bool:
             if b"protobuf" in header.lower():
                 return False
     return value[:1] in (b"{", b"[")
+
+
+def _how(record: LogRecord) -> int:
+    """Whether the compiled pass is to try a record."""
+    return HAND_OVER if not record.value or _is_json(record, record.value) else TRY
+
+
+def _runs(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Start and end of every run of what is chosen."""
+    edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False))
+    return [(first, end) for first, end in edges.reshape(-1, 2).tolist()]
 
 
 def _kind(value: bytes | None) -> str:

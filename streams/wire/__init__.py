@@ -1,0 +1,1 @@
+"""Events from outside to columns, straight from their bytes."""

@@ -1,0 +1,175 @@
+"""Compiled readers of single values in a buffer: varints, lengths, floats, UTF-8, and a dictionary of byte strings.
+
+Promises: nothing at or behind the given end is read; a reader answers -1 instead of a place where it finds
+anything but the usual form of what it reads, be it wrong or merely rare.
+
+Numba's cache of a function that calls these does not notice when this file changes: touch `protobuf_scan` and
+`json_scan` along with it.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+
+from bandits.numba_memory import intrinsic, load, store
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
+_MOST_PROBES = 64  # of the dictionary: ids made to collide must not stop the stream
+
+
+def _loader(numba_type: Any, llvm_type: Any) -> Any:
+    @intrinsic
+    def load_as(typingctx, start, index):  # type: ignore[no-untyped-def]
+        """The little-endian value whose first byte is number `index`."""
+
+        def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            address = builder.gep(arguments[0], [arguments[1]])
+            return builder.load(builder.bitcast(address, llvm_type.as_pointer()), align=1)
+
+        return numba_type(start, types.int64), codegen
+
+    return load_as
+
+
+load_word = _loader(types.uint64, ir.IntType(64))
+load_float64 = _loader(types.float64, ir.DoubleType())
+load_float32 = _loader(types.float32, ir.FloatType())
+
+
+@njit
+def varint(data, at, end):  # type: ignore[no-untyped-def]
+    """A number of at most nine bytes, 0 <= number < 2^63, and where it ends."""
+    if at >= end:
+        return 0, -1
+    number = np.int64(load(data, at))
+    if number < 0x80:
+        return number, at + 1
+    number &= 0x7F
+    for place in range(1, 9):
+        if at + place >= end:
+            return 0, -1
+        byte = np.int64(load(data, at + place))
+        number |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            return number, at + place + 1
+    return 0, -1
+
+
+@njit
+def extent(data, at, end):  # type: ignore[no-untyped-def]
+    """Where a field with a length starts and where it ends; -1 as its end if that is not within the buffer."""
+    size, start = varint(data, at, end)
+    if start < 0 or size > end - start or (start - at > 1 and load(data, start - 1) == 0):
+        return 0, -1
+    return start, start + size
+
+
+@njit
+def is_utf8(data, at, end):  # type: ignore[no-untyped-def]
+    """True for well-formed UTF-8 (Unicode 15, table 3-7): no surrogates, no overlong forms, nothing cut."""
+    while at + 8 <= end and load_word(data, at) & np.uint64(0x8080808080808080) == np.uint64(0):
+        at += 8
+    while at < end:
+        byte = np.int64(load(data, at))
+        if byte < 0x80:
+            at += 1
+            continue
+        low, high = np.int64(0x80), np.int64(0xBF)
+        if 0xC2 <= byte <= 0xDF:
+            more = 1
+        elif 0xE0 <= byte <= 0xEF:
+            more = 2
+            if byte == 0xE0:
+                low = np.int64(0xA0)
+            elif byte == 0xED:
+                high = np.int64(0x9F)
+        elif 0xF0 <= byte <= 0xF4:
+            more = 3
+            if byte == 0xF0:
+                low = np.int64(0x90)
+            elif byte == 0xF4:
+                high = np.int64(0x8F)
+        else:
+            return False
+        if end - at <= more or not low <= np.int64(load(data, at + 1)) <= high:
+            return False
+        for place in range(2, more + 1):
+            if np.int64(load(data, at + place)) & 0xC0 != 0x80:
+                return False
+        at += more + 1
+    return True
+
+
+@njit
+def same_bytes(one, at, other, other_at, size):  # type: ignore[no-untyped-def]
+    """True if two pieces of that size are equal."""
+    different = False
+    for place in range(size):
+        different |= load(one, at + place) != load(other, other_at + place)
+    return not different
+
+
+@njit
+def _hash(data, at, end):  # type: ignore[no-untyped-def]
+    state = np.uint64(end - at)
+    while at < end:
+        word = np.uint64(0)
+        if at + 8 <= end:
+            word = load_word(data, at)
+        else:
+            for place in range(end - at):
+                word |= np.uint64(load(data, at + place)) << np.uint64(8 * place)
+        z = state + GOLDEN ^ word
+        z = (z ^ (z >> np.uint64(30))) * _MULTIPLIER_1
+        z = (z ^ (z >> np.uint64(27))) * _MULTIPLIER_2
+        state = z ^ (z >> np.uint64(31))
+        at += 8
+    return state
+
+
+@njit
+def number_of(data, at, end, table, mask, count, starts, sizes, hashes):  # type: ignore[no-untyped-def]
+    """Number of the bytes at:end among the distinct strings; `count` if new and entered, -1 if there is no room.
+
+    The table has mask + 1 slots, int32, a power of two of them: a number + 1, or 0. Of each of the `count` distinct
+    strings there is where it starts, its size, and its hash.
+    """
+    wanted = _hash(data, at, end)
+    slot = np.int64(wanted & np.uint64(mask))
+    for _ in range(_MOST_PROBES):
+        number = np.int64(load(table, slot)) - 1
+        if number < 0:
+            store(table, slot, np.int32(count + 1))
+            store(starts, count, at)
+            store(sizes, count, end - at)
+            store(hashes, count, wanted)
+            return np.int64(count)
+        if (
+            load(hashes, number) == wanted
+            and load(sizes, number) == end - at
+            and same_bytes(data, load(starts, number), data, at, end - at)
+        ):
+            return number
+        slot = (slot + 1) & mask
+    return np.int64(-1)
+
+
+@njit
+def with_room(table, hashes, count, more):  # type: ignore[no-untyped-def]
+    """The table, or a larger one, at most half full once `more` strings have been entered."""
+    if 2 * (count + more) <= len(table):
+        return table
+    size = len(table)
+    while size < 4 * (count + more):
+        size *= 2
+    larger = np.zeros(size, np.int32)
+    for number in range(count):
+        slot = np.int64(hashes[number] & np.uint64(size - 1))
+        while larger[slot] != 0:
+            slot = (slot + 1) & (size - 1)
+        larger[slot] = number + 1
+    return larger

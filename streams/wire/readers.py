@@ -1,0 +1,143 @@
+"""Records of a source topic to columns: one compiled pass, and Python objects for the ids alone.
+
+Invariants: a record is read whole or handed over; what is read equals what comes of it by way of messages
+(`streams.kafka.source_codec`); events keep the order of the records. A reader compiles its scan when it is made, or
+loads it from the cache on disk, so that no event waits for the compiler.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from bandits.events import Clicks, Impressions
+from bandits.join_rule import JoinRule
+from streams.event_codec import priced_clicks
+from streams.wire.protobuf_scan import scan_clicks, scan_impressions
+from streams.wire.sinks import (
+    CONTEXT_END,
+    DISTINCT,
+    ELEMENTS,
+    EVENT_AT,
+    EVENT_SIZE,
+    INDEX,
+    ITEM_AT,
+    ITEM_SIZE,
+    ITEMS_END,
+    KIND,
+    OCCURRED,
+    RECORD,
+    REQUEST_AT,
+    REQUEST_SIZE,
+    ROWS,
+    SLATES,
+    Int64,
+    bounds_of,
+    clicked_sink,
+    kinds_of,
+    shown_sink,
+)
+
+Outcome = npt.NDArray[np.uint8]
+Columns_co = TypeVar("Columns_co", Impressions, Clicks, covariant=True)
+
+
+class Reader(Protocol[Columns_co]):
+    """Reads what it can of some records."""
+
+    def read(
+        self, values: Sequence[bytes], offset: Int64, now_ms: Int64, outcome: Outcome
+    ) -> tuple[Columns_co, Int64]:
+        """Events of all records that are to be tried.
+
+        Args:
+            values: of each record.
+            offset: int64 of shape (n_records,), place of each in its log.
+            now_ms: int64 of shape (n_records,), when the log took each; never decreasing.
+            outcome: uint8 of shape (n_records,), see `streams.wire.sinks`; TRY becomes DONE or HAND_OVER.
+
+        Returns:
+            The events, and the number of the record of each.
+        """
+
+
+class ImpressionReader:
+    """Reads freshet.impressions.v1."""
+
+    def __init__(self, rule: JoinRule) -> None:
+        self._bounds = bounds_of(rule)
+        self.read(*_nothing())
+
+    def read(
+        self, values: Sequence[bytes], offset: Int64, now_ms: Int64, outcome: Outcome
+    ) -> tuple[Impressions, Int64]:
+        """See `Reader.read`."""
+        joined, ends = _joined(values)
+        out = shown_sink(len(joined))
+        scan_impressions(np.frombuffer(joined, np.uint8), ends, now_ms, self._bounds, out, outcome)
+        n_slates, n_rows, n_elements, n_distinct = out.ended[[SLATES, ROWS, ELEMENTS, DISTINCT]].tolist()
+        slate = out.slate[:n_slates].T
+        items = np.array(_texts(joined, out.item_at[:n_distinct], out.item_size[:n_distinct]), object)
+        record = slate[RECORD].copy()
+        impressions = Impressions(
+            request_ids=_texts(joined, slate[REQUEST_AT], slate[REQUEST_SIZE]),
+            occurred_at_ms=slate[OCCURRED].copy(),
+            ingested_at_ms=now_ms[record],
+            offset=offset[record],
+            index=slate[INDEX].astype(np.int32),
+            item_ends=slate[ITEMS_END].copy(),
+            item_ids=items[out.item[:n_rows]].tolist(),
+            context_ends=slate[CONTEXT_END].copy(),
+            context_cluster=out.cluster[:n_elements].copy(),
+            context_x=out.x[:n_elements].copy(),
+        )
+        return impressions, record
+
+
+class ClickReader:
+    """Reads freshet.clicks.v1."""
+
+    def __init__(self, rule: JoinRule) -> None:
+        self._rule = rule
+        self._bounds = bounds_of(rule)
+        self._names = list(rule.kind_weights)
+        self._kinds = kinds_of(self._names)
+        self.read(*_nothing())
+
+    def read(self, values: Sequence[bytes], offset: Int64, now_ms: Int64, outcome: Outcome) -> tuple[Clicks, Int64]:
+        """See `Reader.read`."""
+        joined, ends = _joined(values)
+        out = clicked_sink(len(joined))
+        scan_clicks(np.frombuffer(joined, np.uint8), ends, now_ms, self._bounds, self._kinds, out, outcome)
+        n_clicks = int(out.ended[0])
+        click = out.click[:n_clicks].T
+        record = click[RECORD].copy()
+        names = self._names
+        clicks = priced_clicks(
+            self._rule,
+            request_ids=_texts(joined, click[REQUEST_AT], click[REQUEST_SIZE]),
+            item_ids=_texts(joined, click[ITEM_AT], click[ITEM_SIZE]),
+            kinds=[names[kind] for kind in click[KIND].tolist()],
+            raw=out.reward[:n_clicks],
+            event_ids=_texts(joined, click[EVENT_AT], click[EVENT_SIZE]) if self._rule.several_count else [],
+            occurred_at_ms=click[OCCURRED].copy(),
+            ingested_at_ms=now_ms[record],
+            offset=offset[record],
+            index=click[INDEX].astype(np.int32),
+        )
+        return clicks, record
+
+
+def _joined(values: Sequence[bytes]) -> tuple[bytes, Int64]:
+    return b"".join(values), np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))
+
+
+def _texts(joined: bytes, at: Int64, size: Int64) -> list[str]:
+    """Strings, whose bytes are known to be UTF-8."""
+    return [joined[start:end].decode() for start, end in zip(at.tolist(), (at + size).tolist(), strict=True)]
+
+
+def _nothing() -> tuple[list[bytes], Int64, Int64, Outcome]:
+    one = np.zeros(1, np.int64)
+    return [b"\0"], one, one, np.zeros(1, np.uint8)

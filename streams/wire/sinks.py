@@ -1,0 +1,142 @@
+"""What the compiled scans write: columns of events, room for all that some bytes can hold.
+
+Invariants: what a scan leaves has passed the rules of `streams.validation`; the first `ended[...]` entries of each
+column are filled, the rest is undefined.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bandits.join_rule import JoinRule
+from freshet.v1 import events_pb2
+from streams import limits
+
+UInt8 = npt.NDArray[np.uint8]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+Float64 = npt.NDArray[np.float64]
+
+TRY, DONE, HAND_OVER = 0, 1, 2  # what becomes of a record
+# Columns of `ShownSink.slate`
+REQUEST_AT, REQUEST_SIZE, OCCURRED, RECORD, INDEX, ITEMS_END, CONTEXT_END = range(7)
+# Columns of `ClickedSink.click`; the first ones as above
+ITEM_AT, ITEM_SIZE, KIND, EVENT_AT, EVENT_SIZE = range(5, 10)
+SLATES, ROWS, ELEMENTS, DISTINCT = range(4)  # of `ShownSink.ended`
+
+# The smallest item has 5 bytes, as has the smallest element of a context, in either encoding.
+_FEWEST_BYTES = 5
+
+
+class Bounds(NamedTuple):
+    """Limits of `streams.limits` and of the join rule, as numbers that compiled code can take."""
+
+    id_bytes: int
+    items: int
+    clusters: int
+    cluster_id: int
+    position: int
+    events: int
+    time_ms: int
+    skew_ms: int
+    mode: int
+
+
+def bounds_of(rule: JoinRule) -> Bounds:
+    """The limits in force."""
+    return Bounds(
+        id_bytes=limits.MAX_ID_BYTES,
+        items=limits.MAX_ITEMS_PER_SLATE,
+        clusters=limits.MAX_CLUSTERS_PER_CONTEXT,
+        cluster_id=limits.MAX_CLUSTER_ID,
+        position=limits.MAX_POSITION,
+        events=limits.MAX_EVENTS_PER_RECORD,
+        time_ms=limits.MAX_TIME_MS,
+        skew_ms=rule.max_skew_ms,
+        mode=max(events_pb2.Mode.values()),
+    )
+
+
+class ShownSink(NamedTuple):
+    """Impressions.
+
+    Attributes:
+        ended: int64 of shape (4,), how many slates, rows, elements of contexts and distinct item ids.
+        slate: int64 of shape (n, 7), the columns named above; places are those in the buffer.
+        item: int32, number of each row's item among the distinct ones.
+        position: int32, of each row.
+        cluster: int32, of each element, ascending and distinct within a context.
+        x: int64, of each element, unit 2^-15.
+        item_at, item_size: int64, place and size of each distinct item id.
+        item_hash: uint64, of each distinct item id; of no meaning outside.
+    """
+
+    ended: Int64
+    slate: Int64
+    item: Int32
+    position: Int32
+    cluster: Int32
+    x: Int64
+    item_at: Int64
+    item_size: Int64
+    item_hash: UInt64
+
+
+def shown_sink(n_bytes: int) -> ShownSink:
+    """Room for what so many bytes can hold."""
+    most = n_bytes // _FEWEST_BYTES + 1
+    return ShownSink(
+        ended=np.zeros(4, np.int64),
+        slate=np.empty((most, 7), np.int64),
+        item=np.empty(most, np.int32),
+        position=np.empty(most, np.int32),
+        cluster=np.empty(most + limits.MAX_CLUSTERS_PER_CONTEXT, np.int32),
+        x=np.empty(most + limits.MAX_CLUSTERS_PER_CONTEXT, np.int64),
+        item_at=np.empty(most, np.int64),
+        item_size=np.empty(most, np.int64),
+        item_hash=np.empty(most, np.uint64),
+    )
+
+
+class ClickedSink(NamedTuple):
+    """Clicks.
+
+    Attributes:
+        ended: int64 of shape (1,), how many.
+        click: int64 of shape (n, 10), the columns named above.
+        reward: float64, 1 where the click names none.
+    """
+
+    ended: Int64
+    click: Int64
+    reward: Float64
+
+
+def clicked_sink(n_bytes: int) -> ClickedSink:
+    """Room for what so many bytes can hold."""
+    most = n_bytes // _FEWEST_BYTES + 1
+    return ClickedSink(np.zeros(1, np.int64), np.empty((most, 10), np.int64), np.empty(most))
+
+
+class Kinds(NamedTuple):
+    """Declared kinds of reactions.
+
+    Attributes:
+        text: uint8, their names one after the other.
+        ends: int64, where each ends.
+        default: number of the kind of a click that names none, -1 if that is not declared.
+    """
+
+    text: UInt8
+    ends: Int64
+    default: int
+
+
+def kinds_of(names: list[str]) -> Kinds:
+    """Kinds in that order."""
+    encoded = [name.encode() for name in names]
+    text = np.frombuffer(b"".join(encoded) + b"\0", np.uint8)
+    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+    return Kinds(text, ends, names.index("click") if "click" in names else -1)
