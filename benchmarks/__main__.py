@@ -3,12 +3,35 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import report
 from benchmarks.measure import machine
 
 NAMES = ("update", "score", "joiner", "commit", "serving", "replay")
+
+
+def measure(names: Sequence[str], *, quick: bool, tell: Callable[[str], None]) -> tuple[dict[str, Any], str]:
+    """Run benchmarks by name; what `benchmarks.report` takes, and the machine that it was measured on.
+
+    Args:
+        names: of `NAMES`.
+        quick: tiny sizes.
+        tell: is told what is being measured.
+    """
+    named = machine()  # before: the load that the benchmarks met, not the one they made
+    measured = {}
+    for name in names:
+        module = importlib.import_module(f"benchmarks.{name}")
+        tell(f"{module.TITLE} ...")
+        measured[name] = (module, module.run(quick))
+    return measured, named
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,12 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"expected names of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}")
     if options.write and (options.quick or options.names):
         parser.error("--write takes a whole, full run")
-    named = machine()  # before: the load that the benchmarks met, not the one they made
-    measured = {}
-    for name in options.names or NAMES:
-        module = importlib.import_module(f"benchmarks.{name}")
-        print(f"{module.TITLE} ...", file=sys.stderr, flush=True)
-        measured[name] = (module, module.run(options.quick))
+    measured, named = measure(options.names or NAMES, quick=options.quick, tell=_tell)
     if options.write:
         report.write(measured, named, Path(__file__).parents[1] / "docs")
     print(report.as_json(measured, named) if options.json else report.text(measured, named))

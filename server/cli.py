@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "What other policies would have earned on a log.",
     "verify": "Check the state against the ledger, bit for bit.",
     "inspect": "Look into a data directory.",
+    "bench": "Measure this machine.",
     "doctor": "Check this machine and the settings.",
 }
 

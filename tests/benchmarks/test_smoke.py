@@ -1,11 +1,14 @@
 """Every benchmark runs, at sizes so small that nothing is learned from its numbers."""
 
 import importlib
+import json
 import math
 
 import pytest
+from click.testing import CliRunner
 
 from benchmarks.__main__ import NAMES, main
+from server.cli import freshet
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "replay"])
@@ -29,3 +32,13 @@ def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit, match="2"):
         main(["nothing"])
     assert "expected names of update" in capsys.readouterr().err
+
+
+def test_the_program_measures_this_machine() -> None:
+    """`freshet bench` prints JSON and nothing else with --json, and names the benchmarks there are."""
+    result = CliRunner().invoke(freshet, ["bench", "update", "--quick", "--json"])
+    assert result.exit_code == 0, result.output
+    assert {row["unit"] for row in json.loads(result.stdout)["results"]["update"]} == {"ns/fact", "x"}
+    unknown = CliRunner().invoke(freshet, ["bench", "nothing"])
+    assert unknown.exit_code == 2
+    assert "expected any of update" in unknown.output
