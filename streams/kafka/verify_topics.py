@@ -19,6 +19,7 @@ from bandits.joiner_change import Tally
 from bandits.learner import Learner
 from bandits.sums import Sums, state_hash
 from freshet.v1 import parameters_pb2
+from streams.event_codec import click_columns, impression_columns
 from streams.kafka.chunk import LogRecord
 from streams.kafka.ledger import decode_delivery
 from streams.kafka.log_reader import LogReader, open_reader
@@ -223,10 +224,11 @@ async def _fold_partition(
         until_ms = min(stretch.last_ms for stretch in pair if stretch.records)
         chunks = [stretch.take(until_ms) for stretch in pair]
         pieces = [chunk.records if chunk else [] for chunk in chunks]
-        shown = shown_decoder.columns(pieces[0], clock_ms=clocks[0])
-        clicked = click_reader.columns(pieces[1], clock_ms=clocks[1])
+        shown = shown_decoder.decode(pieces[0], clock_ms=clocks[0])
+        clicked = click_reader.decode(pieces[1], clock_ms=clocks[1])
         clocks = [shown.clock_ms, clicked.clock_ms]
-        impressions, clicks = shown.events, clicked.events
+        # By way of messages, not as the worker reads them: what is compared should not share its mistakes.
+        impressions, clicks = impression_columns(shown.records), click_columns(clicked.records, rule)
         outcomes, change = joiner.join(impressions, clicks, clock_ms=min(clocks))
         result.learner.apply(replace(outcomes, joiner_partition=number), offset=result.learner.position)
         joiner.apply(change)
