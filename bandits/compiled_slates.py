@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from bandits.context import Context
 from bandits.draws import COARSE_NORMALS
-from bandits.graph import Graph
+from bandits.graph import Graph, build_graph
 from bandits.numba_addresses import addresses, row
 from bandits.numba_requests import fill_slate
-from bandits.numba_scores import EXPLOIT, THOMPSON_MODE, UCB, UNIFORM
+from bandits.numba_scores import EXPLOIT, POLICY, THOMPSON_MODE, UCB, UNIFORM
 from bandits.policies import PolicySettings
 from bandits.slate_propensity import rank_table
 from bandits.sums import Int32, Int64, Sums
@@ -42,19 +42,17 @@ class CompiledPolicy:
         row: float64, `bandits.numba_scores.POLICY`.
         top_m: the first ranks that are permuted, 1 or more.
         explore_share: probability that a slot is explored.
-        redraws: behind an estimated propensity, 1 or more.
         estimated: True if propensities are estimates.
     """
 
     row: Float64
     top_m: int
     explore_share: float
-    redraws: int
     estimated: bool
 
 
 def compiled_policy(
-    mode: str, settings: PolicySettings, *, top_m: int, explore_share: float, redraws: int, largest: float = np.inf
+    mode: str, settings: PolicySettings, *, top_m: int, explore_share: float, largest: float = np.inf
 ) -> CompiledPolicy | None:
     """What compiled loops need to know, or None where the mode has none.
 
@@ -63,7 +61,6 @@ def compiled_policy(
         settings: of the policy.
         top_m: as `bandits.slates.pick` takes it.
         explore_share: as `bandits.slates.pick` takes it.
-        redraws: as `bandits.policies.redraw` takes them.
         largest: larger scores and widths are given as this.
     """
     if mode not in _CODES:
@@ -78,7 +75,7 @@ def compiled_policy(
         settings.unseen == "infinite",
         largest,
     )
-    return CompiledPolicy(np.array(columns, np.float64), top_m, explore_share, redraws, mode in DRAWN_MODES)
+    return CompiledPolicy(np.array(columns, np.float64), top_m, explore_share, mode in DRAWN_MODES)
 
 
 class CompiledSlates:
@@ -87,14 +84,20 @@ class CompiledSlates:
     Args:
         graph: the graph.
         sums: written in place by others; who writes and who fills take turns.
+
+    Attributes:
+        graph: the graph.
+        sums: the sums.
+        view: row of `bandits.numba_scores.VIEW`.
     """
 
     def __init__(self, graph: Graph, sums: Sums) -> None:
+        self.graph, self.sums = graph, sums
         self._held = (graph.item_ptr, graph.edge_cluster, sums.edge, sums.item, graph.item_hashes)
         self.view = row([*addresses(*self._held), graph.n_edges])
 
     def fill(
-        self, items: Int32, context: Context, policy: CompiledPolicy, *, slate_size: int, seed: int
+        self, items: Int32, context: Context, policy: CompiledPolicy, *, slate_size: int, seed: int, redraws: int
     ) -> tuple[Int64, Float64, npt.NDArray[np.bool_]]:
         """A slate of some candidates.
 
@@ -104,6 +107,7 @@ class CompiledSlates:
             policy: how.
             slate_size: 0 = all candidates; the slate is shorter if there are fewer.
             seed: 0 <= seed < 2^64.
+            redraws: behind an estimated propensity, 1 or more; as `bandits.policies.redraw` takes them.
 
         Returns:
             Indices of the chosen candidates, int64 of shape (S,); score, mean, width and propensity, float64 of
@@ -125,11 +129,22 @@ class CompiledSlates:
             size,
             min(policy.top_m, n),
             policy.explore_share,
-            policy.redraws,
+            redraws,
             head,
             band,
         )
         return filled
+
+
+def compile_loops() -> None:
+    """Compile, or read from the cache on disk: the first caller must not wait for the compiler."""
+    graph = build_graph(
+        version="warm-up", centroids=[], n_clusters=1, item_ids=["item"], edge_item=[0], edge_cluster=[0]
+    )
+    policy = CompiledPolicy(np.zeros(len(POLICY)), top_m=1, explore_share=0.0, estimated=False)
+    first = np.zeros(1, np.int32)
+    slates = CompiledSlates(graph, Sums.zeros(graph))
+    slates.fill(first, Context(first, np.ones(1)), policy, slate_size=1, seed=0, redraws=1)
 
 
 def explored_tables(n: int, size: int, share: float) -> tuple[Float64, Float64]:

@@ -186,5 +186,6 @@ def estimate_propensity(
         top_m=min(top_m, n),
         explore_share=explore_share,
     )
-    mean: Float64 = (slate.propensity + probability.reshape(count, size).sum(axis=0)) / (count + 1)
+    total = np.add.accumulate(probability.reshape(count, size))[-1]  # from the first redraw to the last
+    mean: Float64 = (slate.propensity + total) / (count + 1)
     return mean

@@ -25,7 +25,6 @@ from server.logs import make_logger
 from server.loops import Loop, make_loop
 from server.metrics import Metrics
 from server.pages import make_pages
-from server.scoring import fill_slate
 from server.settings import Settings, split_address
 from server.snapshot import Snapshot
 from server.vitals import Sample, Vitals
@@ -204,11 +203,14 @@ class App:
 
     def _warm_up(self) -> None:
         """Score once, so that what is compiled or cached on first use is not paid for by the first caller."""
+        if self._backend.name == "numba":
+            from bandits.compiled_slates import compile_loops
+
+            compile_loops()  # where no graph is known yet
         parameters = self.snapshot.current
         if parameters is None or parameters.graph.n_clusters == 0:
             return
         items = np.arange(min(parameters.graph.n_items, WARM_UP_CANDIDATES), dtype=np.int32)
         user = Context(np.zeros(1, np.int32), np.ones(1))
-        sums = parameters.gather(items, user).sums
-        mode = self.settings.policy.mode
-        fill_slate(sums, mode=mode, slate_size=10, seed=0, rules=self._rules.current.slate)
+        mode, rules = self.settings.policy.mode, self._rules.current.slate
+        parameters.fill(items, user, mode=mode, slate_size=10, seed=0, rules=rules)

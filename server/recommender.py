@@ -32,7 +32,7 @@ from server.requests import (
     resolve_user,
 )
 from server.rules import RulesInForce
-from server.scoring import explain, fill_slate
+from server.scoring import explain
 from server.snapshot import Parameters, Snapshot
 
 
@@ -188,13 +188,14 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         mode = self._mode(query.mode)
         seed = secrets.randbits(64) if query.seed is None else query.seed
         rules = self._rules.current
-        reading = parameters.gather(items, user)
-        slate = fill_slate(reading.sums, mode=mode, slate_size=query.slate_size, seed=seed, rules=rules.slate)
+        slate, position = parameters.fill(
+            items, user, mode=mode, slate_size=query.slate_size, seed=seed, rules=rules.slate
+        )
         reply.request_id = query.request.request_id or uuid.uuid4().hex
         reply.items.extend(scored_items(parameters.graph, items, slate))
         reply.policy = rules.names[mode]
         reply.graph_version = parameters.graph.version
-        reply.parameters_position.append(reading.position)
+        reply.parameters_position.append(position)
         reply.context.CopyFrom(context_message(user))
         reply.mode = MODE_NUMBERS[mode]
         reply.seed = seed

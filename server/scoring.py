@@ -5,12 +5,19 @@ sums, the settings and the seed alone, so that the same three give the same slat
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bandits.policies import Bool, CandidateSums, Float64, PolicySettings, Scores, redraw, score
+from bandits.context import Context
+from bandits.graph import Int32
+from bandits.policies import MODES, Bool, CandidateSums, Float64, PolicySettings, Scores, redraw, score
 from bandits.slates import Int64, estimate_propensity, pick
 from server.limits import MAX_REDRAWN_SCORES, SENT_INFINITY
+
+if TYPE_CHECKING:  # Numba takes half a second to import: only who fills slates with it pays
+    from bandits.compiled_slates import CompiledPolicy, CompiledSlates
 
 _DRAWN_MODES = ("thompson", "beta_thompson")  # whose scores are random, so that propensities are estimated
 
@@ -30,6 +37,31 @@ class SlateRules:
     top_m: int
     explore_share: float
     propensity_draws: int
+
+    def share_of(self, mode: str) -> float:
+        """The exploration share of a mode."""
+        return self.policy.epsilon if mode == "epsilon_greedy" else self.explore_share
+
+    def draws_for(self, candidates: int) -> int:
+        """Redraws behind an estimated propensity of a slate of so many candidates, 1 or more."""
+        return max(1, min(self.propensity_draws, MAX_REDRAWN_SCORES // max(1, candidates)))
+
+    @cached_property
+    def compiled(self) -> "dict[str, CompiledPolicy]":
+        """The modes that have compiled loops, as these take them."""
+        from bandits.compiled_slates import compiled_policy
+
+        made = {
+            mode: compiled_policy(
+                mode,
+                self.policy,
+                top_m=self.top_m,
+                explore_share=self.share_of(mode),
+                largest=SENT_INFINITY,
+            )
+            for mode in MODES
+        }
+        return {mode: policy for mode, policy in made.items() if policy is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +96,7 @@ def fill_slate(sums: CandidateSums, *, mode: str, slate_size: int, seed: int, ru
         rules: how.
     """
     scores = score(mode, sums, rules.policy, seed)
-    explore_share = rules.policy.epsilon if mode == "epsilon_greedy" else rules.explore_share
+    explore_share = rules.share_of(mode)
     slate = pick(
         scores.score,
         keys=sums.keys,
@@ -76,8 +108,7 @@ def fill_slate(sums: CandidateSums, *, mode: str, slate_size: int, seed: int, ru
     chosen, propensity = slate.chosen, slate.propensity
     estimated = mode in _DRAWN_MODES
     if estimated and len(chosen):
-        draws = max(1, min(rules.propensity_draws, MAX_REDRAWN_SCORES // len(sums.keys)))
-        redraws = redraw(mode, sums, rules.policy, seed, draws)
+        redraws = redraw(mode, sums, rules.policy, seed, rules.draws_for(len(sums.keys)))
         propensity = estimate_propensity(slate, redraws, top_m=rules.top_m, explore_share=explore_share)
     return FilledSlate(
         chosen=chosen,
@@ -88,6 +119,33 @@ def fill_slate(sums: CandidateSums, *, mode: str, slate_size: int, seed: int, ru
         explored=slate.explored,
         estimated=estimated,
     )
+
+
+def fill_compiled(
+    slates: "CompiledSlates",
+    items: Int32,
+    context: Context,
+    policy: "CompiledPolicy",
+    *,
+    slate_size: int,
+    seed: int,
+    redraws: int,
+) -> FilledSlate:
+    """As `fill_slate` over the gathered sums, bit for bit, in one compiled call.
+
+    Args:
+        slates: of the graph and its sums.
+        items: int32 of shape (n,), the candidates' numbers.
+        context: the resolved user.
+        policy: of `SlateRules.compiled`.
+        slate_size: 1 or more.
+        seed: 0 <= seed < 2^64.
+        redraws: behind an estimated propensity.
+    """
+    chosen, (score_, mean, width, propensity), explored = slates.fill(
+        items, context, policy, slate_size=slate_size, seed=seed, redraws=redraws
+    )
+    return FilledSlate(chosen, score_, mean, width, propensity, explored, policy.estimated)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,11 @@ from bandits.edited_sums import SumsRoom
 from bandits.graph import Graph, Int32
 from bandits.policies import CandidateSums
 from bandits.sums import UNIT, Int64, N, S, Sums
+from server.scoring import FilledSlate, SlateRules, fill_compiled, fill_slate
 from streams.change import Change
+
+if TYPE_CHECKING:
+    from bandits.compiled_slates import CompiledSlates
 
 T = TypeVar("T")
 
@@ -56,6 +60,8 @@ class Parameters:
         position: ledger position of the sums.
         backend: gathers.
     """
+
+    _compiled: "CompiledSlates | None" = None
 
     def __init__(self, graph: Graph, sums: Sums, position: int, backend: Backend) -> None:
         self.graph = graph
@@ -94,6 +100,39 @@ class Parameters:
         with self._lock:
             sums = self._backend.gather(self.graph, self._sums, items, context)
             return Reading(sums, self._progress.position)
+
+    def fill(
+        self, items: Int32, context: Context, *, mode: str, slate_size: int, seed: int, rules: SlateRules
+    ) -> tuple[FilledSlate, int]:
+        """A slate of some candidates, and the position it was computed from.
+
+        Args:
+            items: int32 of shape (n,), item numbers of `graph`.
+            context: the resolved user.
+            mode: name of the mode; those without compiled loops are filled from gathered sums.
+            slate_size: 1 or more.
+            seed: 0 <= seed < 2^64.
+            rules: how.
+        """
+        policy = rules.compiled.get(mode) if self._backend.name == "numba" else None
+        if policy is None:
+            reading = self.gather(items, context)
+            slate = fill_slate(reading.sums, mode=mode, slate_size=slate_size, seed=seed, rules=rules)
+            return slate, reading.position
+        redraws = rules.draws_for(len(items))
+        with self._lock:
+            slates = self._compiled_slates()
+            slate = fill_compiled(slates, items, context, policy, slate_size=slate_size, seed=seed, redraws=redraws)
+            return slate, self.position
+
+    def _compiled_slates(self) -> "CompiledSlates":
+        """Compiled loops over the rows as they lie now."""
+        held = self._compiled
+        if held is None or held.graph is not self.graph or held.sums is not self._sums:
+            from bandits.compiled_slates import CompiledSlates
+
+            held = self._compiled = CompiledSlates(self.graph, self._sums)
+        return held
 
     def read(self, reader: Callable[[Sums, int], T]) -> T:
         """What `reader` makes of all sums and their position; it must copy what it keeps.

@@ -92,9 +92,9 @@ def test_a_compiled_slate_equals_the_definition_bit_for_bit(
     size = data.draw(st.sampled_from([0, 1, 5, 10, 49, 70, 1_000]))
     top_m = data.draw(st.sampled_from([1, 2, 7, 60, 5_000]))
     share = policy.epsilon if mode == "epsilon_greedy" else data.draw(st.sampled_from([0.0, 0.0, 0.2, 1.0]))
-    compiled = compiled_policy(mode, policy, top_m=top_m, explore_share=share, redraws=10)
+    compiled = compiled_policy(mode, policy, top_m=top_m, explore_share=share)
     assert compiled is not None
-    made = CompiledSlates(GRAPH, sums).fill(items, context, compiled, slate_size=size, seed=seed)
+    made = CompiledSlates(GRAPH, sums).fill(items, context, compiled, slate_size=size, seed=seed, redraws=10)
     told = defined(sums, items, context, mode, policy, size=size, seed=seed, top_m=top_m, explore_share=share)
     for one, other in zip(made, told, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -103,26 +103,30 @@ def test_a_compiled_slate_equals_the_definition_bit_for_bit(
 def test_numbers_beyond_the_largest_are_given_as_it() -> None:
     """A reply holds no infinity (I6), whoever fills the slate."""
     items = np.arange(N_ITEMS, dtype=np.int32)
-    compiled = compiled_policy("ucb", PolicySettings(), top_m=1, explore_share=0.0, redraws=1, largest=1e9)
+    compiled = compiled_policy("ucb", PolicySettings(), top_m=1, explore_share=0.0, largest=1e9)
     assert compiled is not None
     unseen = CompiledSlates(GRAPH, make_sums(np.random.default_rng(0), 1.0))
-    _, numbers, _ = unseen.fill(items, make_context(np.random.default_rng(0), 10), compiled, slate_size=5, seed=1)
+    _, numbers, _ = unseen.fill(
+        items, make_context(np.random.default_rng(0), 10), compiled, slate_size=5, seed=1, redraws=1
+    )
     assert numbers[0].tolist() == numbers[2].tolist() == [1e9] * 5
 
 
 def test_no_candidates_make_an_empty_slate() -> None:
     """All excluded is no error."""
-    compiled = compiled_policy("ucb", PolicySettings(), top_m=1, explore_share=0.5, redraws=1)
+    compiled = compiled_policy("ucb", PolicySettings(), top_m=1, explore_share=0.5)
     assert compiled is not None
     slates = CompiledSlates(GRAPH, Sums.zeros(GRAPH))
     context = make_context(np.random.default_rng(0), 3)
-    chosen, numbers, explored = slates.fill(np.empty(0, np.int32), context, compiled, slate_size=5, seed=1)
+    chosen, numbers, explored = slates.fill(
+        np.empty(0, np.int32), context, compiled, slate_size=5, seed=1, redraws=1
+    )
     assert (len(chosen), numbers.shape, len(explored)) == (0, (4, 0), 0)
 
 
 def test_a_mode_without_loops_says_so() -> None:
     """Beta Thompson inverts a distribution function that has no compiled twin: it falls back."""
-    assert compiled_policy("beta_thompson", PolicySettings(), top_m=1, explore_share=0.0, redraws=1) is None
+    assert compiled_policy("beta_thompson", PolicySettings(), top_m=1, explore_share=0.0) is None
 
 
 @njit

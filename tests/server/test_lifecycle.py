@@ -185,7 +185,7 @@ def test_an_unexpected_error_is_internal_and_logged(
         raise KeyError("secret")
 
     _, client = start()
-    monkeypatch.setattr("server.recommender.fill_slate", broken)
+    monkeypatch.setattr("server.snapshot.fill_slate", broken)
     request = score_request(request_id="the-one", user_key="private")
     code, status = refusal(client.recommender.Score, request)
     assert (code, status.message) == (grpc.StatusCode.INTERNAL, "internal error, logged by the server")
