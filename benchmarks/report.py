@@ -36,7 +36,7 @@ def write(measured: Measured, machine: str, folder: Path) -> None:
         "",
         f"Machine: {machine}.",
         "",
-        "`freshet bench`, or `make bench` (`python -m benchmarks [NAMES] [--quick] [--json] [--write]`) measures all of this anew.",
+        "`freshet bench` measures all of this anew; `make bench ARGS=--write` writes this page.",
         "Contenders run interleaved; a number is the median of the rounds, beside it the smallest and the largest.",
         "Results are compared with a reference within the run. Ratios travel between machines, numbers do not.",
         "Regret of the policies is measured by `python -m benchmarks.regret`.",
