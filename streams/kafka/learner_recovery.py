@@ -17,6 +17,7 @@ import structlog
 from faust.types import TP
 
 from freshet.v1 import parameters_pb2
+from streams.failpoints import failpoint
 from streams.kafka.learner_partition import LearnerPartition
 from streams.kafka.log_reader import LogReader
 from streams.kafka.parameter_rows import epoch_of, fence_key, is_fence, is_mark
@@ -76,7 +77,9 @@ async def recover(partition: LearnerPartition, reader: LogReader, *, generation:
     else:
         _check_graph(partition, head.mark)
     await _refuse_lost_ledger(partition, reader)
+    failpoint("learner-restored")
     await _fence(partition, reader, tp, max(head.parameters_end, before[0]))
+    failpoint("learner-fenced")
     _write_all(partition)
 
 
@@ -158,6 +161,7 @@ def _write_all(partition: LearnerPartition) -> None:
     if not partition.head.HasField("mark") or partition.head.mark.graph_version != partition.shared.graph.version:
         for start in range(0, len(items), _ROWS_AT_ONCE):
             partition.write_rows(items[start : start + _ROWS_AT_ONCE])
+            failpoint("learner-rows-written")
     partition.write(np.empty(0, np.int32))
 
 

@@ -11,12 +11,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import structlog
+
 from bandits.join_rule import JoinRule
 from streams.kafka.run_worker import run_worker
 from streams.kafka.worker_settings import WorkerSettings
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
+    # The default would show the locals of a failure: a backlog of records takes minutes to print.
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
     given = json.loads(sys.argv[1])
     given["rule"] = JoinRule(**given.pop("rule", {}))
     largest = given.pop("largest_file_bytes", None)
