@@ -31,6 +31,20 @@ class SumsRoom:
         """No room yet: the first extension makes some."""
         return cls(Growing(sums.edge), Growing(sums.item))
 
+    @classmethod
+    def zeros(cls, n_edges: int, n_items: int) -> tuple["SumsRoom", Sums]:
+        """Nothing learned yet, and room behind it."""
+        edge_room, edge = Growing.zeros(n_edges, (3,), np.int64)
+        item_room, item = Growing.zeros(n_items, (2,), np.int64)
+        return cls(edge_room, item_room), Sums(edge, item)
+
+    @classmethod
+    def copy_of(cls, edge_rows: Int64, item_rows: Int64) -> tuple["SumsRoom", Sums]:
+        """Sums with these rows, and room behind them."""
+        room, sums = cls.zeros(len(edge_rows), len(item_rows))
+        sums.edge[:], sums.item[:] = edge_rows, item_rows
+        return room, sums
+
     def fits(self, sums: Sums, edge_rows: Int64, item_rows: Int64) -> bool:
         """Whether `extended` works in place."""
         edges = self.edge.fits(len(sums.edge), len(edge_rows))
@@ -74,7 +88,10 @@ def clear_rows(graph: Graph, sums: Sums, items: Int32) -> None:
     sums.item[items] = 0
 
 
-def compacted_sums(graph: Graph, sums: Sums, live: Bool) -> Sums:
+def compacted_sums(graph: Graph, sums: Sums, live: Bool) -> tuple[SumsRoom, Sums]:
     """Sums without the rows of numbers that are not live; `live` is of shape (n_items,)."""
     edges = np.repeat(live, np.diff(graph.item_ptr))
-    return replace(sums, edge=sums.edge[edges], item=sums.item[live])
+    room, compact = SumsRoom.zeros(int(np.count_nonzero(edges)), int(np.count_nonzero(live)))
+    np.compress(edges, sums.edge, axis=0, out=compact.edge)
+    np.compress(live, sums.item, axis=0, out=compact.item)
+    return room, replace(sums, edge=compact.edge, item=compact.item)

@@ -5,8 +5,9 @@ Invariant: a view that was handed out never changes by growth; only what lies be
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
+
+from bandits.aligned import aligned_zeros
 
 Array = npt.NDArray[Any]
 
@@ -31,6 +32,20 @@ class Growing:
         self._buffer = array
         self._used = len(array)
 
+    @classmethod
+    def zeros(cls, length: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> tuple["Growing", Array]:
+        """Rows of zeros with room behind them, and a view of the rows.
+
+        Args:
+            length: number of rows.
+            shape: of a row.
+            dtype: of the elements.
+        """
+        # Memory that nobody has written to costs nothing yet.
+        growing = cls(aligned_zeros((length + max(_LEAST_ROOM, length // _ROOM_SHARE), *shape), dtype))
+        growing._used = length
+        return growing, growing._buffer[:length]
+
     def fits(self, length: int, more: int) -> bool:
         """Whether so many more rows can be put behind the first `length` in place."""
         return length == self._used and length + more <= len(self._buffer)
@@ -49,11 +64,8 @@ class Growing:
         end = length + len(rows)
         target = self
         if not in_place or not self.fits(length, len(rows)):
-            room = end + max(_LEAST_ROOM, end // _ROOM_SHARE)
-            # Memory that nobody has written to costs nothing yet.
-            buffer = np.empty((room, *self._buffer.shape[1:]), self._buffer.dtype)
-            buffer[:length] = self._buffer[:length]
-            target = Growing(buffer)
+            target, _ = Growing.zeros(end, self._buffer.shape[1:], self._buffer.dtype)
+            target._buffer[:length] = self._buffer[:length]
         if end > length:  # the first buffer may be read-only
             target._buffer[length:end] = rows
         target._used = end

@@ -48,7 +48,9 @@ class Learner:
     @classmethod
     def empty(cls, graph: Graph, backend: Backend) -> "Learner":
         """Nothing learned yet."""
-        return cls(graph, backend, Sums.zeros(graph), np.zeros(graph.n_items, np.int64))
+        room, sums = SumsRoom.zeros(graph.n_edges, graph.n_items)
+        positions, position = Growing.zeros(graph.n_items, (), np.int64)
+        return cls(graph, backend, sums, position, _room=(room, positions))
 
     def apply(self, outcomes: Outcomes, *, offset: int) -> Int32:
         """Add one ledger record.
@@ -140,9 +142,9 @@ class Learner:
             graph: the same without some numbers, in the same order.
             live: bool of shape (n_items,), False for these numbers. Sums that retired items still have there go.
         """
-        self.sums = compacted_sums(self.graph, self.sums, live)
+        room, self.sums = compacted_sums(self.graph, self.sums, live)
         self.row_position = self.row_position[live]
-        self._room = None
+        self._room = room, Growing(self.row_position)
         self.graph = graph
 
 

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
 from bandits.backend import Backend
 from bandits.context import Context
 from bandits.edited_sums import SumsRoom
@@ -59,25 +57,26 @@ class Parameters:
         sums: of it; they belong to the parameters from now on.
         position: ledger position of the sums.
         backend: gathers.
+        room: of the sums.
     """
 
     _compiled: "CompiledSlates | None" = None
 
-    def __init__(self, graph: Graph, sums: Sums, position: int, backend: Backend) -> None:
+    def __init__(self, graph: Graph, sums: Sums, position: int, backend: Backend, room: SumsRoom) -> None:
         self.graph = graph
         self._backend = backend
         self._sums = sums
         self._progress = _Progress(position, sums.item.sum(axis=0))
         self._lock = threading.Lock()
-        self._room = SumsRoom.of(sums)
+        self._room = room
         # Made now, not by the first reader.
         _ = graph.lookup([]), graph.item_hashes
 
     @classmethod
     def of(cls, change: Change, backend: Backend) -> "Parameters":
         """What a full change says; its rows are copied."""
-        sums = Sums(np.array(change.edge_rows), np.array(change.item_rows))
-        return cls(change.graph, sums, change.position, backend)
+        room, sums = SumsRoom.copy_of(change.edge_rows, change.item_rows)
+        return cls(change.graph, sums, change.position, backend, room)
 
     @property
     def position(self) -> int:
