@@ -9,7 +9,7 @@ from bandits.context import Context
 from bandits.graph import Graph, build_graph
 from bandits.numba_kernels import add_facts, gather_candidates
 from bandits.policies import CandidateSums
-from bandits.sums import Facts, Int32, Sums
+from bandits.sums import UNIT, Facts, Int32, Sums
 
 
 class NumbaBackend:
@@ -30,6 +30,9 @@ class NumbaBackend:
 
     def add(self, graph: Graph, sums: Sums, facts: Facts) -> None:
         """See `Backend.add`."""
+        if not facts.is_plain:
+            self._add_extended(graph, sums, facts)
+            return
         sums.saturated += add_facts(
             graph.item_ptr,
             graph.edge_cluster,
@@ -39,6 +42,32 @@ class NumbaBackend:
             facts.context,
             facts.impressions,
             facts.reward,
+            facts.context_ptr,
+            facts.context_cluster,
+            facts.context_x,
+        )
+
+    def _add_extended(self, graph: Graph, sums: Sums, facts: Facts) -> None:
+        # Only who needs it waits for the compiler, once a machine.
+        from bandits.numba_extended import add_extended_facts
+
+        extra, times = sums.with_extra()
+        nothing = np.zeros(len(facts), np.int64)
+        sums.saturated += add_extended_facts(
+            graph.item_ptr,
+            graph.edge_cluster,
+            sums.edge,
+            sums.item,
+            extra,
+            times,
+            facts.item,
+            facts.context,
+            facts.impressions,
+            facts.reward,
+            nothing if facts.opening is None else facts.opening,
+            np.full(len(facts), UNIT, np.int64) if facts.gamma is None else facts.gamma,
+            nothing if facts.shown_ms is None else facts.shown_ms,
+            nothing if facts.half_life_ms is None else facts.half_life_ms,
             facts.context_ptr,
             facts.context_cluster,
             facts.context_x,

@@ -4,6 +4,7 @@ import numpy as np
 
 from bandits.arena import ranges
 from bandits.context import Context
+from bandits.extended_facts import add_extended
 from bandits.graph import Graph
 from bandits.policies import CandidateSums
 from bandits.sums import LARGEST, UNIT, A, B, D, Facts, Int32, Int64, N, S, Sums, locate
@@ -16,6 +17,9 @@ class NumpyBackend:
 
     def add(self, graph: Graph, sums: Sums, facts: Facts) -> None:
         """See `Backend.add`."""
+        if not facts.is_plain:
+            add_extended(graph, sums, facts)
+            return
         sizes = np.diff(facts.context_ptr)[facts.context]
         at = ranges(facts.context_ptr[facts.context], sizes)
         fact = np.repeat(np.arange(len(facts)), sizes)

@@ -29,6 +29,7 @@ class Impressions:
         context_ends: int64 of shape (n_slates,); the context of slate i is context_ends[i-1]:context_ends[i].
         context_cluster: int32, ascending and distinct within a context.
         context_x: int64, round(w * 2^15), 1 <= x <= 2^15.
+        position: int32 of each row, from 0; None where positions do not matter.
     """
 
     request_ids: Sequence[str]
@@ -41,6 +42,7 @@ class Impressions:
     context_ends: Int64
     context_cluster: Int32
     context_x: Int64
+    position: Int32 | None = None
 
     def __len__(self) -> int:
         return len(self.request_ids)

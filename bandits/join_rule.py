@@ -3,15 +3,31 @@
 import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from bandits.hashing import hash_strings
 from bandits.reward_rule import AGGREGATIONS, Aggregation, Int64, KindRule, RewardRule
 
+Int32 = npt.NDArray[np.int32]
+
 _HOUR_MS = 3_600_000
 _UNIT = 1 << 15
+# Of the first release: they are always written.
+_FIRST_FIELDS = {
+    "window_ms",
+    "max_delay_ms",
+    "max_skew_ms",
+    "kind_weights",
+    "reward_cap",
+    "max_pending_rows",
+    "max_waiting_clicks",
+}
+Resolution = Literal["immediate", "at_close"]
+MIN_HALF_LIFE_MS = 60_000
+MAX_HALF_LIFE_MS = 10_000 * 24 * _HOUR_MS
 MAX_REWARD_CAP = 65_536.0  # a reward in fixed point fits 32 bits, and its products with x leave headroom in 63
 
 
@@ -31,6 +47,12 @@ class JoinRule:
             their "sum" or their "max"; "first" for kinds that are not named.
         across_kinds: what the values of several kinds on one shown item amount to; with "first" the kind that came
             first keeps the row.
+        resolution: "immediate": an impression counts at once, and its reward when it comes; "at_close": both when
+            the window has closed, `window_ms` after the impression was ingested, and until then the impression is
+            in flight. What counts and comes later still is added when it comes.
+        position_gammas: probability that the slot at each position is looked at, 0 < gamma <= 1, the top first; the
+            last holds for all positions below. Empty = 1 everywhere.
+        half_life_ms: what was shown this much earlier counts half as much; 0 = nothing is forgotten.
         reward_cap: rewards are clipped to [0, reward_cap] after weighting, and so is the total of a shown item;
             at most MAX_REWARD_CAP.
         max_pending_rows: impressions kept for clicks to come; the oldest go first.
@@ -51,6 +73,9 @@ class JoinRule:
     kind_caps: dict[str, float] = field(default_factory=dict)
     kind_aggregations: dict[str, Aggregation] = field(default_factory=dict)
     across_kinds: Aggregation = "first"
+    resolution: Resolution = "immediate"
+    position_gammas: tuple[float, ...] = ()
+    half_life_ms: int = 0
 
     def __post_init__(self) -> None:
         for name in ("window_ms", "max_delay_ms", "max_skew_ms", "max_pending_rows", "max_waiting_clicks"):
@@ -69,6 +94,16 @@ class JoinRule:
         for kind, aggregation in self.kind_aggregations.items():
             _check_aggregation(f'kind_aggregations["{kind}"]', aggregation)
         _check_aggregation("across_kinds", self.across_kinds)
+        if self.resolution not in get_args(Resolution):
+            raise ValueError(f'resolution: expected "immediate" or "at_close", got "{self.resolution}"')
+        object.__setattr__(self, "position_gammas", tuple(self.position_gammas))  # JSON has lists
+        for position, gamma in enumerate(self.position_gammas):
+            if not 0 < gamma <= 1:  # false for NaN too
+                raise ValueError(f"position_gammas[{position}]: expected 0 < gamma <= 1, got {gamma}")
+        if self.half_life_ms and not MIN_HALF_LIFE_MS <= self.half_life_ms <= MAX_HALF_LIFE_MS:
+            raise ValueError(
+                f"half_life_ms: expected 0 or {MIN_HALF_LIFE_MS} to {MAX_HALF_LIFE_MS}, got {self.half_life_ms}"
+            )
         for name in ("kind_caps", "kind_aggregations"):
             for kind in getattr(self, name):
                 if kind not in self.kind_weights:
@@ -94,6 +129,22 @@ class JoinRule:
         """Whether more than the first reaction to a shown item may count."""
         return self.across_kinds != "first" or any(rule != "first" for rule in self.kind_aggregations.values())
 
+    @property
+    def at_close(self) -> bool:
+        """Whether impressions are in flight until their window closes."""
+        return self.resolution == "at_close"
+
+    @property
+    def keeps_rewards(self) -> bool:
+        """Whether a row must know what it has earned."""
+        return self.at_close or self.several_count
+
+    def gammas(self, position: Int32) -> Int32:
+        """Gamma of each position, unit 2^-15, at least 1; int32 of the same shape."""
+        table = np.maximum(np.rint(np.array(self.position_gammas or (1.0,)) * _UNIT), 1).astype(np.int32)
+        gammas: Int32 = table[np.minimum(position, len(table) - 1)]
+        return gammas
+
     @cached_property
     def rewards(self) -> RewardRule:
         """How the reactions to a row make its reward, in fixed point."""
@@ -107,7 +158,7 @@ class JoinRule:
     def as_dict(self) -> dict[str, Any]:
         """What `JoinRule(**...)` makes this rule of; what the first release did not have only where it is set."""
         default = JoinRule()
-        later = ("kind_caps", "kind_aggregations", "across_kinds")
+        later = set(vars(default)) - _FIRST_FIELDS
         return {name: v for name, v in asdict(self).items() if name not in later or v != getattr(default, name)}
 
 

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from bandits.arena import ranges
 from bandits.events import Clicks, Impressions
-from bandits.joiner_batch import Bool, Key, NewRows, Reactions
+from bandits.joiner_batch import Bool, Int32, Key, NewRows, Reactions
 from bandits.joiner_change import Dead, JoinerChange, Tally
+from bandits.joiner_facts import make_outcomes
 from bandits.joiner_state import JoinerState
 from bandits.outcomes import CLICKS_TOPIC, IMPRESSIONS_TOPIC, Outcomes
 from bandits.reward_rule import ABSORBED, COUNTED, REPEATED, Int64
@@ -55,7 +56,7 @@ class Joiner(JoinerState):
             impressions_position=_next(impressions.offset, self.impressions_position),
             clicks_position=_next(clicks.offset, self.clicks_position),
             tally=tally,
-            row_start=self._rows.end,
+            row_start=self.rows.end,
             row_keys=rows.keys,
             row_occurred_ms=rows.occurred_ms,
             row_ingested_ms=rows.ingested_ms,
@@ -64,6 +65,7 @@ class Joiner(JoinerState):
             context_ends=rows.context_ends,
             context_cluster=rows.context_cluster,
             context_x=rows.context_x,
+            row_gamma=rows.gamma,
             rewarded=reactions.row[reactions.joined],
             click_start=self._clicks.end,
             click_keys=reactions.wait_keys,
@@ -78,13 +80,17 @@ class Joiner(JoinerState):
         if clicks.kind is not None:
             change.click_kind = reactions.kind[reactions.wait]
             change.click_identity = reactions.identity[reactions.wait]
-        if self.rule.several_count:
+        if self.rule.keeps_rewards:
             change.reward_row = change.rewarded
             change.reward_kind = reactions.kind[reactions.joined]
             change.reward_identity = reactions.identity[reactions.joined]
             change.reward_value, change.reward_total = reactions.value, reactions.total
+        if self.rule.at_close:
+            change.row_offset = impressions.offset[rows.slate]
+            change.row_index = impressions.index[rows.slate]
         self._plan_eviction(change)
-        return self._outcomes(impressions, rows, reactions, change), change
+        self._plan_closing(change)
+        return make_outcomes(self, impressions, rows, reactions, change), change
 
     # --- join: what is new -------------------------------------------------------------------------------------
 
@@ -115,14 +121,22 @@ class Joiner(JoinerState):
             context_ends=np.cumsum(context_sizes),
             context_cluster=impressions.context_cluster[elements],
             context_x=impressions.context_x[elements],
+            gamma=self._gammas(impressions, at),
         )
         return rows, self._dead(IMPRESSIONS_TOPIC, impressions, future)
+
+    def _gammas(self, impressions: Impressions, at: Int64) -> Int32:
+        if not self.rule.position_gammas or not len(at):
+            return np.empty(0, np.int32)
+        if impressions.position is None:
+            raise ValueError("position: expected the position of each row, got none")
+        return self.rule.gammas(impressions.position[at])
 
     def _first_seen(self, keys: list[Key], on_time: Bool, ingested: Int64) -> Bool:
         """True where a key is in no earlier batch and not earlier among the timely ones of this batch."""
         row = np.fromiter(map(self._row.get, keys, repeat(-1)), np.int64, len(keys))
         known = row >= 0
-        known[known] = ingested[known] - self._rows.take("ingested", row[known]) <= self.rule.row_retention_ms
+        known[known] = ingested[known] - self.rows.take("ingested", row[known]) <= self.rule.row_retention_ms
         at = np.flatnonzero(on_time & ~known)
         result = np.zeros(len(keys), np.bool_)
         if len(at) and ingested[-1] - ingested[0] > self.rule.row_retention_ms:
@@ -181,14 +195,14 @@ class Joiner(JoinerState):
         found = reactions.row >= 0
         shown_ms = np.zeros(len(found), np.int64)
         rewarded = np.zeros(len(found), np.bool_)
-        old = found & (reactions.row < self._rows.end)
-        shown_ms[old] = self._rows.take("occurred", reactions.row[old])
-        rewarded[old] = self._rows.take("rewarded", reactions.row[old])
+        old = found & (reactions.row < self.rows.end)
+        shown_ms[old] = self.rows.take("occurred", reactions.row[old])
+        rewarded[old] = self.rows.take("rewarded", reactions.row[old])
         new = found & ~old
-        shown_ms[new] = rows.occurred_ms[reactions.row[new] - self._rows.end]
+        shown_ms[new] = rows.occurred_ms[reactions.row[new] - self.rows.end]
         delay = reactions.occurred_ms - shown_ms
         inside = found & (delay <= self.rule.window_ms) & (delay >= -self.rule.max_skew_ms)
-        if self.rule.several_count:
+        if self.rule.keeps_rewards:
             self._weigh(reactions, inside, rewarded, tally)
         else:
             at = np.flatnonzero(inside & ~rewarded)
@@ -221,7 +235,7 @@ class Joiner(JoinerState):
         """Number of the first row of each key that its click can see, -1 where there is none."""
         if not keys:
             return np.empty(0, np.int64)
-        number = dict(zip(reversed(rows.keys), range(self._rows.end + len(rows.keys) - 1, -1, -1), strict=False))
+        number = dict(zip(reversed(rows.keys), range(self.rows.end + len(rows.keys) - 1, -1, -1), strict=False))
         found = np.fromiter(map(self._row.get, keys, map(number.get, keys, repeat(-1))), np.int64, len(keys))
         near = self._sees(ingested, self._ingested(found, rows))
         unseen = np.flatnonzero((found >= 0) & ~near).tolist()
@@ -233,15 +247,15 @@ class Joiner(JoinerState):
             for i in unseen:
                 places = np.array(later.get(keys[i], []), np.int64)
                 visible = places[self._sees(ingested[i], rows.ingested_ms[places])]
-                found[i] = visible[0] + self._rows.end if len(visible) else -1
+                found[i] = visible[0] + self.rows.end if len(visible) else -1
         return found
 
     def _ingested(self, row: Int64, rows: NewRows) -> Int64:
         """Ingestion times of old and new rows, 0 for -1."""
         result = np.zeros(len(row), np.int64)
-        old, new = (row >= 0) & (row < self._rows.end), row >= self._rows.end
-        result[old] = self._rows.take("ingested", row[old])
-        result[new] = rows.ingested_ms[row[new] - self._rows.end]
+        old, new = (row >= 0) & (row < self.rows.end), row >= self.rows.end
+        result[old] = self.rows.take("ingested", row[old])
+        result[new] = rows.ingested_ms[row[new] - self.rows.end]
         return result
 
     def _sees(self, click_ingested: Int64, row_ingested: Int64) -> Bool:
@@ -268,41 +282,6 @@ class Joiner(JoinerState):
         got = (events.occurred_at_ms - events.ingested_at_ms)[future].tolist()
         places = zip(at, got, strict=True)
         return [Dead(topic, int(events.offset[i]), int(events.index[i]), f"{reason}, got {ms}") for i, ms in places]
-
-    # --- join: facts ------------------------------------------------------------------------------
-
-    def _outcomes(
-        self, impressions: Impressions, rows: NewRows, reactions: Reactions, change: JoinerChange
-    ) -> Outcomes:
-        joined = np.flatnonzero(reactions.joined)
-        row = reactions.row[joined]
-        old = row < self._rows.end
-        context = np.empty(len(row), np.int64)
-        context[old] = self._rows.take("context", row[old])
-        context[~old] = change.row_context[row[~old] - self._rows.end]
-        used, place = np.unique(np.concatenate([change.row_context, context]), return_inverse=True)
-        ends, cluster, x = self._gather_contexts(used, change)
-        names = [key[1] for key in rows.keys] + [reactions.keys[i][1] for i in joined.tolist()]
-        number: dict[str, int] = {}
-        item = np.fromiter((number.setdefault(name, len(number)) for name in names), np.int32, len(names))
-        n_rows, n_joined = len(rows.keys), len(joined)
-        return Outcomes(
-            joiner_partition=self.partition,
-            sequence=change.sequence,
-            impressions_position=change.impressions_position,
-            clicks_position=change.clicks_position,
-            item_ids=list(number),
-            context_ends=ends,
-            context_cluster=cluster,
-            context_x=x,
-            item=item,
-            context=place.astype(np.int32),
-            impressions=np.repeat(np.array([1, 0], np.int64), [n_rows, n_joined]),
-            reward=np.concatenate([np.zeros(n_rows, np.int64), reactions.reward[joined]]),
-            cause_topic=np.repeat(np.array([IMPRESSIONS_TOPIC, CLICKS_TOPIC], np.int32), [n_rows, n_joined]),
-            cause_offset=np.concatenate([impressions.offset[rows.slate], reactions.offset[joined]]),
-            cause_index=np.concatenate([impressions.index[rows.slate], reactions.index[joined]]).astype(np.int32),
-        )
 
 
 def _next(offsets: Int64, position: int) -> int:

@@ -27,6 +27,7 @@ class NewRows:
         context_ends: int64, as in `Impressions`.
         context_cluster: int32.
         context_x: int64, unit 2^-15.
+        gamma: int32, unit 2^-15; empty where positions do not matter.
     """
 
     keys: list[Key]
@@ -37,6 +38,7 @@ class NewRows:
     context_ends: Int64
     context_cluster: Int32
     context_x: Int64
+    gamma: Int32
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Reactions:
         resolved: int64, numbers of the waiting clicks among them; they come first.
         joined: bool, those that count.
         wait: bool, those that have no row yet.
-        value: int64 of those that joined: the value of their kind after each; empty where one click counts.
+        value: int64 of those that joined: the value of their kind after each; empty where no rewards are kept.
         total: int64 likewise: the reward of their row.
     """
 

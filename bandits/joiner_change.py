@@ -68,6 +68,10 @@ def _none() -> Int64:
     return np.empty(0, np.int64)
 
 
+def _no_int32() -> Int32:
+    return np.empty(0, np.int32)
+
+
 @dataclass
 class JoinerChange:
     """Columns of one micro-batch. Rows, contexts and clicks are numbered for the life of the partition.
@@ -99,10 +103,14 @@ class JoinerChange:
         dead: events refused for ever.
         click_kind: int64, what the kind of each waiting click is told apart by; empty where one click counts.
         click_identity: int64, equal for the same reaction sent again; likewise.
-        reward_row: int64, row of each reaction that counted, in order; empty where one click counts.
+        reward_row: int64, row of each reaction that counted, in order; empty where no rewards are kept.
         reward_kind, reward_identity: int64 of each such reaction.
         reward_value: int64, the value of its kind on the row after it, unit 2^-15.
         reward_total: int64, the reward of the row after it, unit 2^-15.
+        row_gamma: int32, unit 2^-15; empty where positions do not matter.
+        row_offset: int64, place of each new row in the source log; empty where impressions are not in flight.
+        row_index: int32, likewise.
+        closed_before: rows below this number are not in flight.
         first_row: rows below are forgotten.
         first_click: waiting clicks below are forgotten.
         needs_row: the change is needed while rows below this number are alive.
@@ -141,6 +149,10 @@ class JoinerChange:
     reward_identity: Int64 = field(default_factory=_none)
     reward_value: Int64 = field(default_factory=_none)
     reward_total: Int64 = field(default_factory=_none)
+    row_gamma: Int32 = field(default_factory=_no_int32)
+    row_offset: Int64 = field(default_factory=_none)
+    row_index: Int32 = field(default_factory=_no_int32)
+    closed_before: int = 0
     first_row: int = 0
     first_click: int = 0
     needs_row: int = 0

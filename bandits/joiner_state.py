@@ -14,6 +14,9 @@ from bandits.join_rule import JoinRule
 from bandits.joiner_batch import Int32, Key
 from bandits.joiner_change import JoinerChange, Tally
 from bandits.reward_rule import Int64, RewardBook
+from bandits.sums import UNIT
+
+_NONE = np.empty(0, np.int64)
 
 
 class JoinerState:
@@ -34,7 +37,7 @@ class JoinerState:
         self.clicks_position = 0
         self._row: dict[Key, int] = {}
         self._keys: deque[Key] = deque()
-        self._rows = Arena(occurred=np.int64, ingested=np.int64, context=np.int64, rewarded=np.bool_)
+        self.rows = Arena(occurred=np.int64, ingested=np.int64, context=np.int64, gamma=np.int32, rewarded=np.bool_)
         self._contexts = Arena(start=np.int64, size=np.int64)
         self._elements = Arena(cluster=np.int32, x=np.int64)
         self._waiting: dict[Key, list[int]] = {}
@@ -50,22 +53,37 @@ class JoinerState:
         )
         self._click_keys: deque[Key] = deque()
         self._book = RewardBook()
+        self.in_flight = Arena(offset=np.int64, index=np.int32)  # rows in flight, by number of the row
+        self._closed_before = 0
+        self.has_gammas = False  # whether a row may have one other than 1
         self._needs: deque[tuple[int, int, int]] = deque()  # (sequence, rows below, clicks below) of each change
 
     @property
     def pending_rows(self) -> int:
         """Impressions that may still be clicked."""
-        return len(self._rows)
+        return len(self.rows)
 
     @property
     def waiting_clicks(self) -> int:
         """Clicks without an impression yet."""
         return int(np.count_nonzero(self._clicks.view("open")))
 
+    @property
+    def rows_in_flight(self) -> int:
+        """Impressions whose window has not closed; 0 where they count at once."""
+        return len(self.in_flight)
+
+    @property
+    def closes_at_ms(self) -> int | None:
+        """The clock at which the next window closes; None if nothing is in flight."""
+        if not len(self.in_flight):
+            return None
+        return int(self.rows.take("ingested", np.array([self.in_flight.first]))[0]) + self.rule.window_ms + 1
+
     def apply(self, change: JoinerChange) -> None:
         """Take over a change, fresh from `join` or read back from the store in order of sequence."""
-        if not len(self._rows):
-            self._rows.start_at(change.row_start)
+        if not len(self.rows):
+            self.rows.start_at(change.row_start)
         if not len(self._contexts):
             self._contexts.start_at(change.context_start)
         if not len(self._clicks):
@@ -88,25 +106,33 @@ class JoinerState:
         self._row.update(zip(change.row_keys, count(change.row_start), strict=False))
         self._keys.extend(change.row_keys)
         unrewarded = np.zeros(len(change.row_keys), np.bool_)
-        self._rows.append(
+        self.rows.append(
             occurred=change.row_occurred_ms,
             ingested=change.row_ingested_ms,
             context=change.row_context,
+            gamma=change.row_gamma if len(change.row_gamma) else np.full(len(change.row_keys), UNIT, np.int32),
             rewarded=unrewarded,
         )
+        self.has_gammas |= len(change.row_gamma) > 0
+        if len(change.row_offset):
+            if not len(self.in_flight):
+                self.in_flight.start_at(change.row_start)
+            self.in_flight.append(offset=change.row_offset, index=change.row_index)
+        self._closed_before = max(self._closed_before, change.closed_before)
+        self.in_flight.drop_before(self._closed_before)
         sizes = np.diff(change.context_ends, prepend=0)
         self._contexts.append(start=self._elements.end + change.context_ends - sizes, size=sizes)
         self._elements.append(cluster=change.context_cluster, x=change.context_x)
         # While restoring, a stored change may mark rows that have expired since: they are gone.
-        rewarded = change.rewarded[change.rewarded >= self._rows.first]
-        self._rows.view("rewarded")[rewarded - self._rows.first] = True
+        rewarded = change.rewarded[change.rewarded >= self.rows.first]
+        self.rows.view("rewarded")[rewarded - self.rows.first] = True
         self._book.take(
             change.reward_row,
             change.reward_kind,
             change.reward_identity,
             change.reward_value,
             change.reward_total,
-            first_row=self._rows.first,
+            first_row=self.rows.first,
         )
 
     def _take_clicks(self, change: JoinerChange) -> None:
@@ -132,13 +158,13 @@ class JoinerState:
         )
 
     def _evict(self, change: JoinerChange) -> None:
-        for number in range(self._rows.first, change.first_row):
+        for number in range(self.rows.first, change.first_row):
             row_key = self._keys.popleft()
             if self._row.get(row_key) == number:  # the key may have been used again
                 del self._row[row_key]
             self._book.forget(number)
-        self._rows.drop_before(change.first_row)
-        kept = int(self._rows.view("context")[0]) if len(self._rows) else self._contexts.end
+        self.rows.drop_before(change.first_row)
+        kept = int(self.rows.view("context")[0]) if len(self.rows) else self._contexts.end
         self._contexts.drop_before(kept)
         elements = int(self._contexts.view("start")[0]) if len(self._contexts) else self._elements.end
         self._elements.drop_before(elements)
@@ -156,10 +182,10 @@ class JoinerState:
     def _plan_eviction(self, change: JoinerChange) -> None:
         rule, n_new = self.rule, len(change.row_keys)
         expired = _older(
-            self._rows.view("ingested"), change.row_ingested_ms, change.clock_ms - rule.row_retention_ms
+            self.rows.view("ingested"), change.row_ingested_ms, change.clock_ms - rule.row_retention_ms
         )
-        crowded = max(len(self._rows) + n_new - rule.max_pending_rows, 0)
-        first_row = self._rows.first if len(self._rows) else change.row_start
+        crowded = max(len(self.rows) + n_new - rule.max_pending_rows, 0)
+        first_row = self.rows.first if len(self.rows) else change.row_start
         change.first_row = first_row + max(expired, crowded)
         change.tally.rows_evicted += max(crowded - expired, 0)
 
@@ -190,7 +216,37 @@ class JoinerState:
             change.sequence,  # the newest is always kept: it holds the positions
         )
 
-    def _gather_contexts(self, used: Int64, change: JoinerChange) -> tuple[Int64, Int32, Int64]:
+    def _plan_closing(self, change: JoinerChange) -> None:
+        """Which rows are in flight afterwards; those that are forgotten early close early."""
+        change.closed_before = self._closed_before
+        if not len(self.in_flight) and not len(change.row_offset):
+            return
+        first = self.rows.first if len(self.rows) else change.row_start
+        over = _older(self.rows.view("ingested"), change.row_ingested_ms, change.clock_ms - self.rule.window_ms)
+        if not self.rule.at_close:
+            over = len(self.rows) + len(change.row_keys)
+        change.closed_before = max(self._closed_before, first + over, change.first_row)
+
+    def key_of(self, row: int, change: JoinerChange) -> Key:
+        """Key of a row that is alive or that a change adds."""
+        return (
+            self._keys[row - self.rows.first] if row < change.row_start else change.row_keys[row - change.row_start]
+        )
+
+    def earned(self, row: int) -> int:
+        """What a row has earned, where that is kept; unit 2^-15."""
+        return self._book.total(row)
+
+    def closing_rows(self, change: JoinerChange) -> Int64:
+        """Numbers of the rows that a change takes out of flight, ascending."""
+        if not len(self.in_flight) and not len(change.row_offset):
+            return _NONE
+        start = self.in_flight.first if len(self.in_flight) else change.row_start
+        end = change.row_start + len(change.row_offset) if len(change.row_offset) else self.in_flight.end
+        return np.arange(start, max(start, min(change.closed_before, end)))
+
+    def gather_contexts(self, used: Int64, change: JoinerChange) -> tuple[Int64, Int32, Int64]:
+        """Ends, clusters and x of contexts by number, alive or added by a change."""
         old, new = used[used < change.context_start], used[used >= change.context_start] - change.context_start
         old_starts, old_sizes = self._contexts.take("start", old), self._contexts.take("size", old)
         new_sizes = np.diff(change.context_ends, prepend=0)[new]

@@ -12,7 +12,7 @@ import numpy as np
 
 from bandits.learner import Learner
 from bandits.outcomes import Int32, Int64
-from bandits.sums import Facts
+from bandits.sums import Facts, chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,8 @@ class LedgerRun:
         context: int32 of shape (n_facts,), number of the context.
         impressions: int64 of shape (n_facts,), 1 or 0.
         reward: int64 of shape (n_facts,), unit 2^-15.
+        opening, gamma, shown_ms: int64 of shape (n_facts,) or None, as in `Outcomes`.
+        half_life_ms: int64 of shape (n_facts,), None where `shown_ms` is.
     """
 
     item_ids: Sequence[str]
@@ -38,6 +40,10 @@ class LedgerRun:
     context: Int32
     impressions: Int64
     reward: Int64
+    opening: Int64 | None = None
+    gamma: Int64 | None = None
+    shown_ms: Int64 | None = None
+    half_life_ms: Int64 | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,10 @@ def fold_run(run: LedgerRun, deliveries: Sequence[Delivery]) -> Int32:
         context_ptr=np.concatenate([np.zeros(1, np.int64), run.context_ends]),
         context_cluster=run.context_cluster,
         context_x=run.context_x,
+        opening=chosen(run.opening, at),
+        gamma=chosen(run.gamma, at),
+        shown_ms=chosen(run.shown_ms, at),
+        half_life_ms=chosen(run.half_life_ms, at),
     )
     if len(facts):
         any_learner.backend.add(graph, any_learner.sums, facts)

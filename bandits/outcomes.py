@@ -32,6 +32,14 @@ class Outcomes:
         cause_topic: int32 of shape (n_facts,), IMPRESSIONS_TOPIC or CLICKS_TOPIC.
         cause_offset: int64 of shape (n_facts,).
         cause_index: int32 of shape (n_facts,).
+        opening: int64 of shape (n_facts,): 1 where an impression begins to be in flight, -1 where it ends to be, 0
+            elsewhere; None = 0 everywhere.
+        gamma: int64 of shape (n_facts,): x = gamma * context_x, unit 2^-15; None = 1 everywhere.
+        shown_ms: int64 of shape (n_facts,): when the impression that a fact speaks of was shown, Unix milliseconds;
+            None where nothing is forgotten.
+        half_life_ms: after which a fact counts half as much; 0 = never.
+        clock_ms: ingestion clock of the joiner after this batch; 0 where the facts do not depend on it.
+        clock_start_ms: the same before this batch.
     """
 
     joiner_partition: int
@@ -49,6 +57,12 @@ class Outcomes:
     cause_topic: Int32
     cause_offset: Int64
     cause_index: Int32
+    opening: Int64 | None = None
+    gamma: Int64 | None = None
+    shown_ms: Int64 | None = None
+    half_life_ms: int = 0
+    clock_ms: int = 0
+    clock_start_ms: int = 0
 
     def __len__(self) -> int:
         return len(self.item)

@@ -24,6 +24,9 @@ LARGEST = np.int64(np.iinfo(np.int64).max)
 # Columns of `Sums.edge` and `Sums.item`.
 A, D, B = 0, 1, 2
 N, S = 0, 1
+# Columns of `Sums.extra` and `Sums.times`.
+OPEN, EXCESS, PAST_A, PAST_D, PAST_B, PAST_EXCESS = range(6)
+HALF_LIFE, LATEST = 0, 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +88,26 @@ class Sums:
             B (sum of x*r, unit 2^-30; Eq. 9), without any prior. Rows in the item-major order of the graph.
         item: int64 of shape (n_items, 2), columns N (impressions) and S (sum of rewards, unit 2^-15).
         saturated: how often an addition hit the largest value.
+        extra: int64 of shape (n_edges, 6), None where nothing asks for it. Columns OPEN (sum of x^2 of impressions
+            in flight, unit 2^-30; below zero where a graph got the edge while they were), EXCESS (sum of (w - x)*r,
+            unit 2^-30: where positions matter, b + EXCESS is the sum of w*r) and, where old facts are forgotten,
+            PAST_A, PAST_D, PAST_B and PAST_EXCESS: the block before the newest (`bandits.forgetting`).
+        times: int64 of shape (n_items, 2), None where `extra` is. Columns HALF_LIFE and LATEST, Unix milliseconds;
+            0 where nothing is forgotten. n and s, which nothing forgets, count a lifetime.
     """
 
     edge: Int64
     item: Int64
     saturated: int = 0
+    extra: Int64 | None = None
+    times: Int64 | None = None
+
+    def with_extra(self) -> tuple[Int64, Int64]:
+        """`extra` and `times`, made of zeros where there are none."""
+        if self.extra is None or self.times is None:
+            self.extra = aligned_zeros((len(self.edge), 6), np.int64)
+            self.times = aligned_zeros((len(self.item), 2), np.int64)
+        return self.extra, self.times
 
     @classmethod
     def zeros(cls, graph: Graph) -> "Sums":
@@ -112,9 +130,23 @@ def state_hash(graph: Graph, sums: Sums) -> str:
         edges = _chain(hashes[owner] ^ LANES[lane], graph.edge_cluster[touched], *sums.edge[touched].T)
         items = _chain(hashes[shown] + GOLDEN, *sums.item[shown].T)
         # Sums of hashes (modulo 2^64) do not depend on order.
-        part = (int(edges.sum(dtype=np.uint64)) + int(items.sum(dtype=np.uint64))) % 2**64
+        part = int(edges.sum(dtype=np.uint64)) + int(items.sum(dtype=np.uint64)) + _extra_hash(graph, sums, lane)
+        part %= 2**64
         total = total << 64 | part
     return f"{total:032x}"
+
+
+def _extra_hash(graph: Graph, sums: Sums, lane: int) -> int:
+    """Of what is in flight and of what only some settings keep; 0 where all of that is zero."""
+    if sums.extra is None or sums.times is None:
+        return 0
+    extra, hashes = sums.extra.copy(), graph.item_hashes[:, lane]
+    extra[:, OPEN] = np.maximum(extra[:, OPEN], 0)  # below zero is what a switch of graphs left, and stands for 0
+    touched, timed = np.flatnonzero(extra.any(axis=1)), np.flatnonzero(sums.times.any(axis=1))
+    owner = np.searchsorted(graph.item_ptr, touched, side="right") - 1
+    edges = _chain(hashes[owner] ^ LANES[1 - lane] ^ GOLDEN, graph.edge_cluster[touched], *extra[touched].T)
+    items = _chain(hashes[timed] ^ GOLDEN, *sums.times[timed].T)
+    return int(edges.sum(dtype=np.uint64)) + int(items.sum(dtype=np.uint64))
 
 
 def _chain(start: UInt64, *columns: npt.NDArray[np.integer]) -> UInt64:
@@ -137,6 +169,11 @@ def carry_over(old: Graph, old_sums: Sums, new: Graph) -> Sums:
     edge = locate(old, old_number[owner], new.edge_cluster[:, None])[:, 0]
     found = edge >= 0
     sums.edge[found] = old_sums.edge[edge[found]]
+    if old_sums.extra is not None and old_sums.times is not None:
+        extra, times = sums.with_extra()
+        extra[found] = old_sums.extra[edge[found]]
+        extra[:, OPEN] = np.maximum(extra[:, OPEN], 0)
+        times[kept] = old_sums.times[old_number[kept]]
     sums.saturated = old_sums.saturated
     return sums
 

@@ -30,8 +30,11 @@ _OPTIONAL = (
     "reward_identity",
     "reward_value",
     "reward_total",
+    "row_offset",
 )
+_OPTIONAL_INT32 = ("row_gamma", "row_index")
 _INT32 = ("context_cluster", "click_index")
+_DTYPES = ((_INT64, "<i8"), (_OPTIONAL, "<i8"), (_INT32, "<i4"), (_OPTIONAL_INT32, "<i4"))
 _NUMBERS = (
     "sequence",
     "clock_ms",
@@ -45,6 +48,7 @@ _NUMBERS = (
     "needs_row",
     "needs_click",
     "keep_from",
+    "closed_before",
 )
 
 
@@ -59,7 +63,7 @@ def encode_change(change: JoinerChange) -> bytes:
     )
     for name in _NUMBERS:
         setattr(message, name, getattr(change, name))
-    for names, dtype in ((_INT64, "<i8"), (_OPTIONAL, "<i8"), (_INT32, "<i4")):
+    for names, dtype in _DTYPES:
         for name in names:
             column: npt.NDArray[np.integer] = getattr(change, name)
             setattr(message, name, column.astype(dtype).tobytes())
@@ -82,8 +86,8 @@ def decode_change(record: bytes) -> JoinerChange:
         if length is not None and len(getattr(change, name)) != length:
             raise ValueError(f"{name}: expected {length} entries, got {len(getattr(change, name))}")
     rewards = len(change.reward_row)
-    for name in _OPTIONAL:
-        lengths = (0, clicks) if name.startswith("click_") else (rewards,)
+    for name in (*_OPTIONAL, *_OPTIONAL_INT32):
+        lengths = (0, clicks) if name.startswith("click_") else (0, rows) if name.startswith("row_") else (rewards,)
         if len(getattr(change, name)) not in lengths:
             raise ValueError(f"{name}: expected {lengths[-1]} entries, got {len(getattr(change, name))}")
     ends, elements = change.context_ends, len(change.context_cluster)
@@ -97,7 +101,7 @@ def decode_change(record: bytes) -> JoinerChange:
 def _decode(record: bytes) -> JoinerChange:
     message = state_pb2.JoinerChangeColumns.FromString(record)
     columns: dict[str, Any] = {}
-    for names, dtype in ((_INT64, "<i8"), (_OPTIONAL, "<i8"), (_INT32, "<i4")):
+    for names, dtype in _DTYPES:
         for name in names:
             columns[name] = np.frombuffer(getattr(message, name), dtype)
     numbers: dict[str, Any] = {name: int(getattr(message, name)) for name in _NUMBERS}

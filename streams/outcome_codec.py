@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bandits.join_rule import MAX_HALF_LIFE_MS, MIN_HALF_LIFE_MS
 from bandits.ledger_run import LedgerRun
 from bandits.outcomes import CLICKS_TOPIC, IMPRESSIONS_TOPIC, Outcomes
 from bandits.sums import UNIT
 from freshet.v1 import outcomes_pb2
+from streams.limits import MAX_TIME_MS
 
 FORMAT = 1
+_OPENINGS = 3  # 0, 1, and -1 as 2
 
 # Column of Outcomes: name on the wire, its dtype there and in memory.
 _U32, _U64 = "<u4", "<u8"
@@ -34,6 +37,12 @@ CONTEXT_COLUMNS: dict[str, tuple[str, str, type[np.integer[Any]]]] = {
     "context_x": ("context_x", _U32, np.int64),
 }
 COLUMNS = FACT_COLUMNS | CONTEXT_COLUMNS
+# Columns of facts that most ledgers do without, and the value that their absence stands for.
+OPTIONAL_COLUMNS: dict[str, tuple[str, int]] = {
+    "opening": (_U32, 0),
+    "gamma": (_U32, UNIT),
+    "shown_ms": (_U64, 0),
+}
 
 Message = outcomes_pb2.OutcomeColumns
 Column = npt.NDArray[np.integer[Any]]
@@ -76,6 +85,18 @@ def encode_stretches(
         (wire, getattr(outcomes, name).astype(kind).tobytes(), int(kind[-1]), bounds[name])
         for name, (wire, kind, _) in COLUMNS.items()
     ]
+    given = {name: kind for name, (kind, _) in OPTIONAL_COLUMNS.items() if getattr(outcomes, name) is not None}
+    columns += [
+        (
+            name,
+            (getattr(outcomes, name) % _OPENINGS if name == "opening" else getattr(outcomes, name))
+            .astype(kind)
+            .tobytes(),
+            int(kind[-1]),
+            facts,
+        )
+        for name, kind in given.items()
+    ]
     return [
         Message(
             format=FORMAT,
@@ -84,7 +105,10 @@ def encode_stretches(
             impressions_position=outcomes.impressions_position,
             clicks_position=outcomes.clicks_position,
             item_ids=outcomes.item_ids[items[i] : items[i + 1]],
-            **{wire: data[width * at[i] : width * at[i + 1]] for wire, data, width, at in columns},  # type: ignore[arg-type]
+            half_life_ms=outcomes.half_life_ms,
+            clock_ms=outcomes.clock_ms,
+            clock_start_ms=outcomes.clock_start_ms,
+            **{wire: data[width * at[i] : width * at[i + 1]] for wire, data, width, at in columns},
         ).SerializeToString()
         for i in range(len(facts) - 1)
     ]
@@ -113,13 +137,16 @@ def decode_outcomes(record: bytes) -> Outcomes:
     """
     message = parse_record(record)
     columns = _columns([message])
-    del columns["record"]
+    del columns["record"], columns["half_life_ms"]
     return Outcomes(
         joiner_partition=message.joiner_partition,
         sequence=message.sequence,
         impressions_position=message.impressions_position,
         clicks_position=message.clicks_position,
         item_ids=list(message.item_ids),
+        half_life_ms=message.half_life_ms,
+        clock_ms=message.clock_ms,
+        clock_start_ms=message.clock_start_ms,
         **columns,
     )
 
@@ -155,7 +182,46 @@ def _columns(messages: Sequence[Message]) -> dict[str, Any]:
     if len(messages) > 1:
         _shift(columns["item"], items, record)
         _shift(columns["context"], sizes["context_ends"], record)
-    return columns | {"record": record}
+    return columns | {"record": record} | _optional_columns(messages, sizes["item"])
+
+
+def _optional_columns(messages: Sequence[Message], facts: Int64) -> dict[str, Any]:
+    """Columns that a record may lack; None where all of them do."""
+    columns: dict[str, Any] = {}
+    for name, (kind, absent) in OPTIONAL_COLUMNS.items():
+        parts: list[bytes] = [getattr(message, name) for message in messages]
+        columns[name] = None
+        if not any(parts):
+            continue
+        filled = []
+        for part, count in zip(parts, facts.tolist(), strict=True):
+            if part and len(part) != count * int(kind[-1]):
+                raise LedgerError(f"{name}: expected none or {count} entries as in item, got {len(part)} bytes")
+            filled.append(np.frombuffer(part, kind) if part else np.full(count, absent, kind))
+        columns[name] = np.concatenate(filled).astype(np.int64)
+    half_lives = np.array([message.half_life_ms for message in messages], np.int64)
+    has_times = np.array([bool(message.shown_ms) for message in messages])
+    if ((half_lives != 0) != has_times)[facts > 0].any():
+        raise LedgerError("shown_ms: expected the time of each fact exactly where half_life_ms is set")
+    columns["half_life_ms"] = None if columns["shown_ms"] is None else np.repeat(half_lives, facts)
+    _check_optional(columns)
+    return columns
+
+
+def _check_optional(columns: dict[str, Any]) -> None:
+    ranges = {"opening": (0, _OPENINGS - 1), "gamma": (1, UNIT), "shown_ms": (0, MAX_TIME_MS)}
+    for name, (low, high) in ranges.items():
+        column = columns[name]
+        if column is not None and len(column) and (column.min() < low or column.max() > high):
+            raise LedgerError(f"{name}: expected {low} to {high}, got {column.min()} to {column.max()}")
+    opening, half_life = columns["opening"], columns["half_life_ms"]
+    if opening is not None:
+        columns["opening"] = np.where(opening == _OPENINGS - 1, -1, opening)
+    if half_life is not None:
+        wrong = (half_life != 0) & ((half_life < MIN_HALF_LIFE_MS) | (half_life > MAX_HALF_LIFE_MS))
+        if wrong.any():
+            got = half_life[np.argmax(wrong)]
+            raise LedgerError(f"half_life_ms: expected {MIN_HALF_LIFE_MS} to {MAX_HALF_LIFE_MS}, got {got}")
 
 
 def _check_lengths(sizes: dict[str, Int64]) -> None:

@@ -16,7 +16,7 @@ from bandits.arena import Int64, ranges
 from bandits.hashing import hash_strings
 from bandits.outcomes import Outcomes
 from freshet.v1 import kafka_state_pb2
-from streams.outcome_codec import COLUMNS, FACT_COLUMNS, encode_outcomes, encode_stretches
+from streams.outcome_codec import COLUMNS, FACT_COLUMNS, OPTIONAL_COLUMNS, encode_outcomes, encode_stretches
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,8 @@ def _by_partition(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tupl
     ends = np.cumsum(sizes)
     element_bounds = np.concatenate([np.zeros(1, np.int64), ends])[context_bounds]
     by_fact = {name: getattr(outcomes, name)[facts] for name in FACT_COLUMNS}
+    given = (name for name in OPTIONAL_COLUMNS if getattr(outcomes, name) is not None)
+    by_fact |= {name: getattr(outcomes, name)[facts] for name in given}
     by_fact |= {
         "item": item_rank[outcomes.item[facts]] - item_bounds[of_fact],
         "context": context_rank - context_bounds[of_fact],

@@ -17,6 +17,7 @@ class Row:
     """A shown item that counted."""
 
     slate: Shown
+    item: str
     occurred_ms: int
     rewarded: bool = False
     counted: list[Clicked] = field(default_factory=list)
@@ -29,6 +30,7 @@ class DictJoiner:
     def __init__(self, rule: JoinRule) -> None:
         self.rule = rule
         self.rows: dict[Key, Row] = {}
+        self.every: list[Row] = []
         self.waiting: dict[Key, list[Clicked]] = {}
         self.facts: Counter[Fact] = Counter()
         self.counts: Counter[str] = Counter()
@@ -55,7 +57,8 @@ class DictJoiner:
             return
         self.counts["impressions_accepted"] += 1
         self.facts[(item, slate.context, 1, 0, (0, slate.offset, slate.index))] += 1
-        self.rows[key] = Row(slate, occurred_ms)
+        self.rows[key] = Row(slate, item, occurred_ms)
+        self.every.append(self.rows[key])
         for click in self.waiting.pop(key, []):
             if slate.ingested_ms - click.ingested_ms > self.rule.click_retention_ms:
                 self.counts["clicks_unmatched"] += 1
@@ -79,7 +82,7 @@ class DictJoiner:
         elif row.rewarded:
             self.counts["clicks_duplicate"] += 1
         else:
-            row.rewarded = True
+            row.rewarded, row.earned = True, click.reward
             self.counts["clicks_joined"] += 1
             self.facts[(click.item, row.slate.context, 0, click.reward, (1, click.offset, click.index))] += 1
 

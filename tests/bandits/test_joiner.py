@@ -180,7 +180,7 @@ def test_changes_of_what_is_gone_are_not_needed_to_restore() -> None:
 
 def allocated(joiner: Joiner) -> int:
     """Elements of all columns, used or not."""
-    arenas = (joiner._rows, joiner._contexts, joiner._elements, joiner._clicks)
+    arenas = (joiner.rows, joiner._contexts, joiner._elements, joiner._clicks)
     return sum(len(column) for arena in arenas for column in arena._columns.values())
 
 

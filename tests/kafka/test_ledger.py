@@ -30,6 +30,10 @@ def random_outcomes(rng: np.random.Generator, facts: int) -> Outcomes:
         cause_topic=rng.integers(0, 2, facts).astype(np.int32),
         cause_offset=rng.integers(0, 100, facts),
         cause_index=rng.integers(0, 9, facts).astype(np.int32),
+        opening=rng.integers(-1, 2, facts),
+        gamma=rng.integers(1, 1 << 15, facts),
+        shown_ms=rng.integers(1, 1 << 40, facts),
+        half_life_ms=3_600_000,
     )
 
 
@@ -41,6 +45,7 @@ def plain(outcomes: Outcomes) -> list[tuple]:
         own = slice(starts[outcomes.context[i]], starts[outcomes.context[i] + 1])
         context = tuple(zip(outcomes.context_cluster[own].tolist(), outcomes.context_x[own].tolist(), strict=True))
         rest = [outcomes.impressions, outcomes.reward]
+        rest += [column for column in (outcomes.opening, outcomes.gamma, outcomes.shown_ms) if column is not None]
         rest += [outcomes.cause_topic, outcomes.cause_offset, outcomes.cause_index]
         spelled.append((outcomes.item_ids[outcomes.item[i]], context, *(int(column[i]) for column in rest)))
     return spelled

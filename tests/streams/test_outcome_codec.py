@@ -9,6 +9,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bandits.join_rule import MAX_HALF_LIFE_MS, MIN_HALF_LIFE_MS
 from bandits.outcomes import Outcomes
 from freshet.v1 import outcomes_pb2
 from streams.outcome_codec import LedgerError, decode_outcomes, decode_run, encode_outcomes, parse_record
@@ -26,6 +27,7 @@ COLUMNS = {
     "cause_offset": "cause_offset",
     "cause_index": "cause_index",
 }
+OPTIONAL = ("opening", "gamma", "shown_ms")
 
 
 @st.composite
@@ -41,6 +43,10 @@ def outcome_records(draw: st.DrawFn) -> Outcomes:
     def column(low: int, high: int, dtype: type = np.int64) -> np.ndarray:
         return np.array(draw(st.lists(st.integers(low, high), min_size=count, max_size=count)), dtype)
 
+    def optional(low: int, high: int) -> np.ndarray | None:
+        return column(low, high) if count and draw(st.booleans()) else None
+
+    shown_ms = optional(0, 2**53)
     return Outcomes(
         joiner_partition=draw(st.integers(0, 2**32 - 1)),
         sequence=draw(st.integers(0, 2**63 - 1)),
@@ -57,6 +63,12 @@ def outcome_records(draw: st.DrawFn) -> Outcomes:
         cause_topic=column(0, 1, np.int32),
         cause_offset=column(0, 2**63 - 1),
         cause_index=column(0, 2**31 - 1, np.int32),
+        opening=optional(-1, 1),
+        gamma=optional(1, 2**15),
+        shown_ms=shown_ms,
+        half_life_ms=0 if shown_ms is None else draw(st.integers(MIN_HALF_LIFE_MS, MAX_HALF_LIFE_MS)),
+        clock_ms=draw(st.integers(0, 2**53)),
+        clock_start_ms=draw(st.integers(0, 2**53)),
     )
 
 
@@ -88,6 +100,10 @@ def test_the_ledger_is_written_as_the_public_message_says(outcomes: Outcomes) ->
         assert getattr(public, name) == getattr(outcomes, name)
     for field, name in COLUMNS.items():
         assert list(getattr(public, field)) == getattr(outcomes, name).tolist(), field
+    for name in OPTIONAL:
+        column = getattr(outcomes, name)
+        coded = [] if column is None else [2 if value == -1 else value for value in column.tolist()]
+        assert list(getattr(public, name)) == coded, name
     assert_equal(decode_outcomes(public.SerializeToString()), outcomes)
 
 
@@ -97,7 +113,7 @@ def test_every_field_of_the_public_message_is_known_to_the_columns() -> None:
     assert {f.name: f.number for f in batch.fields} == {f.name: f.number for f in twin.fields}
     for field in batch.fields:
         fixed = field.is_repeated and field.type in (field.TYPE_FIXED32, field.TYPE_FIXED64)
-        assert fixed == (field.name in COLUMNS)
+        assert fixed == (field.name in (*COLUMNS, *OPTIONAL))
         assert twin.fields_by_name[field.name].type == (field.TYPE_BYTES if fixed else field.type)
         assert not fixed or field.is_packed
 
@@ -162,6 +178,11 @@ def test_damaged_records_are_refused_or_whole() -> None:
         ("impressions", [1, 0, 2], "impressions: expected 0 to 1, got 0 to 2"),
         ("cause_topic", [0, 1, 2], "cause_topic: expected 0 to 1, got 0 to 2"),
         ("cause_offset", [0, 2**63, 1], "cause_offset: expected 0 to"),
+        ("opening", [0, 1], "opening: expected none or 3 entries as in item, got 8 bytes"),
+        ("opening", [0, 1, 3], "opening: expected 0 to 2, got 0 to 3"),
+        ("gamma", [1, 0, 5], "gamma: expected 1 to 32768, got 0 to 5"),
+        ("shown_ms", [1, 2, 3], "shown_ms: expected the time of each fact exactly where half_life_ms is set"),
+        ("half_life_ms", 60_000, "shown_ms: expected the time of each fact exactly where half_life_ms is set"),
     ],
 )
 def test_a_record_that_does_not_fit_together_is_refused_by_field(field: str, value: Any, message: str) -> None:
@@ -202,6 +223,11 @@ def test_a_run_of_records_holds_what_each_of_them_holds(records: list[Outcomes])
             expected = list(zip(record.context_cluster[own].tolist(), record.context_x[own].tolist(), strict=True))
             assert run.item_ids[run.item[at]] == record.item_ids[record.item[fact]]
             assert context(run.context[at]) == expected
+            for name, absent in (("opening", 0), ("gamma", 1 << 15), ("shown_ms", 0)):
+                in_run, in_record = getattr(run, name), getattr(record, name)
+                expected_value = absent if in_record is None else in_record[fact]
+                assert (absent if in_run is None else in_run[at]) == expected_value, name
+            assert run.half_life_ms is None or run.half_life_ms[at] == record.half_life_ms
             assert (run.record[at], run.impressions[at], run.reward[at]) == (
                 number,
                 record.impressions[fact],

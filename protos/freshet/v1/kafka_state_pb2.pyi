@@ -37,6 +37,7 @@ class OutcomeDelivery(_message.Message):
     CLOCK_MS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    CLOCK_START_MS_FIELD_NUMBER: _builtins.int
     joiner_partition: _builtins.int
     sequence: _builtins.int
     impressions_position: _builtins.int
@@ -46,6 +47,7 @@ class OutcomeDelivery(_message.Message):
     clock_ms: _builtins.int
     epoch: _builtins.int
     fence: _builtins.bool
+    clock_start_ms: _builtins.int
     @_builtins.property
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -61,10 +63,11 @@ class OutcomeDelivery(_message.Message):
         clock_ms: _builtins.int = ...,
         epoch: _builtins.int = ...,
         fence: _builtins.bool = ...,
+        clock_start_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "epoch", b"epoch", "fence", b"fence", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "epoch", b"epoch", "fence", b"fence", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

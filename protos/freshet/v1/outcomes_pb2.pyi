@@ -27,7 +27,9 @@ class OutcomeBatch(_message.Message):
     """Many facts as columns: topic freshet.outcomes.v1, one record per joiner micro-batch and item partition.
 
     A fact is either an impression (adds x*x to d, x to a of every edge of its context, and 1 to n of the item) or
-    a reward r (adds x*r to b of every edge of its context, and r to s of the item), or both at once.
+    a reward r (adds x*r to b of every edge of its context, and r to s of the item), or both at once. Where impressions
+    count when their window closes, a fact before it says that one is in flight (adds x*x to what is in flight on every
+    edge of its context), and the fact that counts it takes that back.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -54,6 +56,11 @@ class OutcomeBatch(_message.Message):
     CLOCK_MS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
+    GAMMA_FIELD_NUMBER: _builtins.int
+    SHOWN_MS_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_MS_FIELD_NUMBER: _builtins.int
+    CLOCK_START_MS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Layout version of this message, now 1."""
     joiner_partition: _builtins.int
@@ -78,6 +85,9 @@ class OutcomeBatch(_message.Message):
     """
     fence: _builtins.bool
     """True for a record without facts, by which a new owner shuts out the ones before it."""
+    half_life_ms: _builtins.int
+    clock_start_ms: _builtins.int
+    """Ingestion clock of the joiner before this batch."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dictionaries: the columns below point into them.
@@ -92,7 +102,7 @@ class OutcomeBatch(_message.Message):
     def context_clusters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def context_x(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """x = round(gamma(position) * w * 2^15), 1 <= x <= 32768. Parallel to context_clusters."""
+        """x = round(w * 2^15), 1 <= x <= 32768; see gamma below. Parallel to context_clusters."""
 
     @_builtins.property
     def item(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -128,6 +138,22 @@ class OutcomeBatch(_message.Message):
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Partitions of the ledger that got a part of this batch, ascending: none may be missing."""
 
+    @_builtins.property
+    def opening(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """What follows is set where the join rule asks for it; columns have one entry a fact or none at all.
+        1 where an impression begins to be in flight, 2 where it ends to be, else 0. The clock above is then set too.
+        """
+
+    @_builtins.property
+    def gamma(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Gamma of the position, unit 2^-15: x = round(gamma * w), where context_x holds w. Absent = 1."""
+
+    @_builtins.property
+    def shown_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """When the impression that the fact speaks of was shown, Unix milliseconds; and the time after which a fact counts
+        half as much.
+        """
+
     def __init__(
         self,
         *,
@@ -153,10 +179,15 @@ class OutcomeBatch(_message.Message):
         clock_ms: _builtins.int = ...,
         epoch: _builtins.int = ...,
         fence: _builtins.bool = ...,
+        opening: _abc.Iterable[_builtins.int] | None = ...,
+        gamma: _abc.Iterable[_builtins.int] | None = ...,
+        shown_ms: _abc.Iterable[_builtins.int] | None = ...,
+        half_life_ms: _builtins.int = ...,
+        clock_start_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "gamma", b"gamma", "half_life_ms", b"half_life_ms", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "opening", b"opening", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence", "shown_ms", b"shown_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,6 +223,11 @@ class OutcomeColumns(_message.Message):
     CLOCK_MS_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    OPENING_FIELD_NUMBER: _builtins.int
+    GAMMA_FIELD_NUMBER: _builtins.int
+    SHOWN_MS_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_MS_FIELD_NUMBER: _builtins.int
+    CLOCK_START_MS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     joiner_partition: _builtins.int
     sequence: _builtins.int
@@ -215,6 +251,13 @@ class OutcomeColumns(_message.Message):
     clock_ms: _builtins.int
     epoch: _builtins.int
     fence: _builtins.bool
+    opening: _builtins.bytes
+    """Little-endian uint32."""
+    gamma: _builtins.bytes
+    shown_ms: _builtins.bytes
+    """Little-endian uint64."""
+    half_life_ms: _builtins.int
+    clock_start_ms: _builtins.int
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -244,10 +287,15 @@ class OutcomeColumns(_message.Message):
         clock_ms: _builtins.int = ...,
         epoch: _builtins.int = ...,
         fence: _builtins.bool = ...,
+        opening: _builtins.bytes = ...,
+        gamma: _builtins.bytes = ...,
+        shown_ms: _builtins.bytes = ...,
+        half_life_ms: _builtins.int = ...,
+        clock_start_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "gamma", b"gamma", "half_life_ms", b"half_life_ms", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "opening", b"opening", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence", "shown_ms", b"shown_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -116,6 +116,10 @@ class JoinerChangeColumns(_message.Message):
     REWARD_IDENTITY_FIELD_NUMBER: _builtins.int
     REWARD_VALUE_FIELD_NUMBER: _builtins.int
     REWARD_TOTAL_FIELD_NUMBER: _builtins.int
+    ROW_GAMMA_FIELD_NUMBER: _builtins.int
+    ROW_OFFSET_FIELD_NUMBER: _builtins.int
+    ROW_INDEX_FIELD_NUMBER: _builtins.int
+    CLOSED_BEFORE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     clock_ms: _builtins.int
     impressions_position: _builtins.int
@@ -142,13 +146,19 @@ class JoinerChangeColumns(_message.Message):
     needs_click: _builtins.int
     keep_from: _builtins.int
     click_kind: _builtins.bytes
-    """Empty where one click counts."""
+    """Empty where one click counts, those of rewards where none are kept."""
     click_identity: _builtins.bytes
     reward_row: _builtins.bytes
     reward_kind: _builtins.bytes
     reward_identity: _builtins.bytes
     reward_value: _builtins.bytes
     reward_total: _builtins.bytes
+    row_gamma: _builtins.bytes
+    """Empty where positions do not matter."""
+    row_offset: _builtins.bytes
+    """Empty where impressions are not in flight."""
+    row_index: _builtins.bytes
+    closed_before: _builtins.int
     @_builtins.property
     def tally(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
@@ -199,10 +209,14 @@ class JoinerChangeColumns(_message.Message):
         reward_identity: _builtins.bytes = ...,
         reward_value: _builtins.bytes = ...,
         reward_total: _builtins.bytes = ...,
+        row_gamma: _builtins.bytes = ...,
+        row_offset: _builtins.bytes = ...,
+        row_index: _builtins.bytes = ...,
+        closed_before: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["click_identity", b"click_identity", "click_index", b"click_index", "click_ingested_ms", b"click_ingested_ms", "click_item_ids", b"click_item_ids", "click_kind", b"click_kind", "click_occurred_ms", b"click_occurred_ms", "click_offset", b"click_offset", "click_request_ids", b"click_request_ids", "click_reward", b"click_reward", "click_start", b"click_start", "clicks_position", b"clicks_position", "clock_ms", b"clock_ms", "context_cluster", b"context_cluster", "context_ends", b"context_ends", "context_start", b"context_start", "context_x", b"context_x", "first_click", b"first_click", "first_row", b"first_row", "impressions_position", b"impressions_position", "keep_from", b"keep_from", "needs_click", b"needs_click", "needs_row", b"needs_row", "resolved", b"resolved", "reward_identity", b"reward_identity", "reward_kind", b"reward_kind", "reward_row", b"reward_row", "reward_total", b"reward_total", "reward_value", b"reward_value", "rewarded", b"rewarded", "row_context", b"row_context", "row_ingested_ms", b"row_ingested_ms", "row_item_ids", b"row_item_ids", "row_occurred_ms", b"row_occurred_ms", "row_request_ids", b"row_request_ids", "row_start", b"row_start", "sequence", b"sequence", "tally", b"tally"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["click_identity", b"click_identity", "click_index", b"click_index", "click_ingested_ms", b"click_ingested_ms", "click_item_ids", b"click_item_ids", "click_kind", b"click_kind", "click_occurred_ms", b"click_occurred_ms", "click_offset", b"click_offset", "click_request_ids", b"click_request_ids", "click_reward", b"click_reward", "click_start", b"click_start", "clicks_position", b"clicks_position", "clock_ms", b"clock_ms", "closed_before", b"closed_before", "context_cluster", b"context_cluster", "context_ends", b"context_ends", "context_start", b"context_start", "context_x", b"context_x", "first_click", b"first_click", "first_row", b"first_row", "impressions_position", b"impressions_position", "keep_from", b"keep_from", "needs_click", b"needs_click", "needs_row", b"needs_row", "resolved", b"resolved", "reward_identity", b"reward_identity", "reward_kind", b"reward_kind", "reward_row", b"reward_row", "reward_total", b"reward_total", "reward_value", b"reward_value", "rewarded", b"rewarded", "row_context", b"row_context", "row_gamma", b"row_gamma", "row_index", b"row_index", "row_ingested_ms", b"row_ingested_ms", "row_item_ids", b"row_item_ids", "row_occurred_ms", b"row_occurred_ms", "row_offset", b"row_offset", "row_request_ids", b"row_request_ids", "row_start", b"row_start", "sequence", b"sequence", "tally", b"tally"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
