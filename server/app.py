@@ -17,8 +17,11 @@ from bandits.backend import choose_backend
 from bandits.context import Context
 from server.assembly import Gates, Parts, add_services, make_listeners, make_rules
 from server.collectors import StateCollector
+from server.graph_changes import GraphChanges
+from server.graph_watch import GraphWatch
 from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
 from server.http import HttpServer
+from server.item_places import ItemPlaces
 from server.limits import PRIOR_REFIT_S, SMALLEST_LOOP_GRACE_S, WARM_UP_CANDIDATES
 from server.listener import Listener
 from server.logs import make_logger
@@ -28,6 +31,7 @@ from server.pages import make_pages
 from server.settings import Settings, split_address
 from server.snapshot import Snapshot
 from server.vitals import Sample, Vitals
+from streams.corpus.item_place import ItemPlace
 from streams.store import StoreError
 
 
@@ -77,6 +81,7 @@ class App:
         self._listeners: tuple[Listener, ...] = ()
         self._http: HttpServer | None = None
         self._vitals: Vitals | None = None
+        self._watch: GraphWatch | None = None
         self._addresses: Addresses | None = None
         self._stopping = threading.Lock()  # taken once, by the one who stops
         self._stopped = threading.Event()
@@ -130,6 +135,8 @@ class App:
         for listener, finished in zip(self._listeners, stopping, strict=True):
             finished.wait()
             listener.close()
+        if self._watch:
+            self._watch.stop()
         if self._vitals:
             self._vitals.stop()
         if self.loop:
@@ -158,6 +165,11 @@ class App:
         self.loop.start()
         # 3. What stands around it.
         vitals = Vitals(loop=self.loop, snapshot=self.snapshot, metrics=self.metrics, on_sample=self._on_sample)
+        tower = ItemPlace.load(settings.item_tower) if settings.item_tower else None
+        changes = GraphChanges(
+            self.loop, graph_dir=settings.graph_dir, places=ItemPlaces(tower), clock_ms=self._clock_ms
+        )
+        self._watch = self._make_watch(changes)
         parts = Parts(
             settings=settings,
             loop=self.loop,
@@ -167,6 +179,8 @@ class App:
             metrics=self.metrics,
             health=self.health,
             gates=gates,
+            changes=changes,
+            refusal=lambda: self._watch.refusal if self._watch else "",
             version=self.version,
             clock_ms=self._clock_ms,
         )
@@ -176,6 +190,8 @@ class App:
         # 4. Callers: the health first, so that whoever gets through is told the truth.
         self._vitals = vitals
         vitals.start()
+        if self._watch:
+            self._watch.start()
         serving.start(self.health, (RECOMMENDER, FEEDBACK))
         operating.start(self.health, (OPERATIONS,))
         self._http.start(
@@ -189,6 +205,19 @@ class App:
         )
         host, port = self._http.address
         self._addresses = Addresses(serving.address, operating.address, f"{host}:{port}")
+
+    def _make_watch(self, changes: GraphChanges) -> GraphWatch | None:
+        settings, loop = self.settings, self.loop
+        if not settings.graph_watch_s or settings.graph_dir is None or loop is None:
+            return None
+        return GraphWatch(
+            settings.graph_dir,
+            interval_s=settings.graph_watch_s,
+            changes=changes,
+            seen=loop.has_graph,
+            metrics=self.metrics,
+            log=self._log,
+        )
 
     def _on_sample(self, sample: Sample) -> None:
         if sample.loop.failed and not self._failure_logged:

@@ -38,6 +38,8 @@ class Parts:
         metrics: where everything is counted.
         health: what is served.
         gates: admission.
+        changes: of the graph.
+        refusal: why the latest artifact in the watched directory was refused.
         version: release of the server.
         clock_ms: Unix milliseconds.
     """
@@ -50,6 +52,8 @@ class Parts:
     metrics: Metrics
     health: Health
     gates: "Gates"
+    changes: GraphChanges
+    refusal: Callable[[], str]
     version: str
     clock_ms: Callable[[], int]
 
@@ -148,7 +152,8 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
     operations = OperationsService(
         loop=parts.loop,
         snapshot=parts.snapshot,
-        changes=GraphChanges(parts.loop, graph_dir=settings.graph_dir, clock_ms=parts.clock_ms),
+        changes=parts.changes,
+        refusal=parts.refusal,
         vitals=parts.vitals,
         version=parts.version,
         plumbing="kafka" if settings.kafka.bootstrap else "embedded",

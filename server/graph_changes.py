@@ -14,14 +14,13 @@ import grpc
 import numpy as np
 
 from bandits.artifact import load_graph
-from bandits.context import InvalidContext
 from bandits.graph import Graph
-from bandits.graph_edit import GraphEdit, nearest_clusters
-from bandits.sums import Int32
+from bandits.graph_edit import GraphEdit
 from freshet.v1 import events_pb2
 from server import limits
 from server.errors import Refused, invalid_field, no_graph
-from server.requests import check_distinct, check_ids, check_text
+from server.item_places import ItemPlaces
+from server.requests import check_ids, check_text
 from streams.graph_switching import GraphSwitch
 from streams.overlap_folder import StoredOverlap, load_overlap
 
@@ -48,12 +47,16 @@ class GraphChanges:
     Args:
         loop: has the graph.
         graph_dir: the only directory to load from; None = loading is off.
+        places: finds the clusters of items.
         clock_ms: Unix milliseconds, for unique versions.
     """
 
-    def __init__(self, loop: GraphHolder, *, graph_dir: Path | None, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, loop: GraphHolder, *, graph_dir: Path | None, places: ItemPlaces, clock_ms: Callable[[], int]
+    ) -> None:
         self._loop = loop
         self._graph_dir = graph_dir
+        self._places = places
         self._clock_ms = clock_ms
         self._one_at_a_time = threading.Lock()
 
@@ -93,7 +96,7 @@ class GraphChanges:
         check_ids("items", ids, largest_count=limits.MAX_CHANGED_ITEMS, within=".item_id")
         with self._one_at_a_time:
             old = self._graph()
-            clusters = [_clusters(old, item, f"items[{at}]") for at, item in enumerate(items)]
+            clusters = self._places.clusters(old, items)
             times = [item.published_at_ms for item in items]
             return self._loop.edit_graph(GraphEdit(self._next_version(old), ids, clusters, times))
 
@@ -137,25 +140,3 @@ class GraphChanges:
         edited = _EDITED.fullmatch(graph.version)
         base, last = (edited["base"], int(edited["number"])) if edited else (graph.version, 0)
         return f"{base}+{max(last + 1, self._clock_ms())}"
-
-
-def _clusters(graph: Graph, item: events_pb2.Item, field: str) -> Int32:
-    if item.WhichOneof("place") == "embedding":
-        given = item.embedding.values
-        try:
-            nearest: Int32 = nearest_clusters(graph, np.fromiter(given, np.float32, len(given))[None, :])[0]
-            return nearest
-        except InvalidContext as error:
-            path = error.field.replace("values[0]", "values", 1)
-            raise invalid_field(f"{field}.embedding.{path}", error.expected, error.got) from None
-    if item.WhichOneof("place") is None:
-        raise invalid_field(f"{field}.place", "embedding or cluster_ids", "neither")
-    ids, field = item.cluster_ids.values, f"{field}.cluster_ids.values"
-    if not 1 <= len(ids) <= limits.MAX_ITEM_CLUSTERS:
-        raise invalid_field(field, f"1 to {limits.MAX_ITEM_CLUSTERS} clusters", f"{len(ids)} clusters")
-    values = np.fromiter(ids, np.int64, len(ids))
-    if values.max() >= graph.n_clusters:
-        at = int(np.argmax(values >= graph.n_clusters))
-        raise invalid_field(f"{field}[{at}]", f"0 <= id < {graph.n_clusters}", values[at])
-    check_distinct(field, ids)
-    return values.astype(np.int32)

@@ -98,6 +98,10 @@ class KafkaLoop:
         """
         raise LoopFailed("in Kafka mode the graph is changed by restarting workers and servers with it")
 
+    def has_graph(self, version: str) -> bool:
+        """Whether a version is in force."""
+        return self.graph is not None and self.graph.version == version
+
     def edit_graph(self, edit: GraphEdit) -> Graph:
         """Refused, as `load_graph`.
 

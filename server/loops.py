@@ -45,6 +45,9 @@ class Loop(Protocol):
     def load_graph(self, graph: Graph, overlap: StoredOverlap | None = None) -> GraphSwitch:
         """Switch to another graph."""
 
+    def has_graph(self, version: str) -> bool:
+        """Whether a version has been in force."""
+
     def edit_graph(self, edit: GraphEdit) -> Graph:
         """Add, change and retire items."""
 

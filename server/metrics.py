@@ -36,6 +36,7 @@ class Metrics:
         registry: what `/metrics` shows.
         refused: calls refused, by reason.
         unknown_items: candidates that the graph did not know.
+        graph_loads: artifacts found in the watched directory, by result.
         delay: seconds from feedback to served parameters.
     """
 
@@ -66,6 +67,11 @@ class Metrics:
         self.unknown_items = Counter(
             "freshet_unknown_items_total", "Candidates that the graph does not know.", registry=registry
         )
+        self.graph_loads = Counter(
+            "freshet_graph_loads_total", "Artifacts found in graph_dir, by result.", ["result"], registry=registry
+        )
+        for result in ("loaded", "refused"):
+            self.graph_loads.labels(result=result)
         self._feedback = Counter(
             "freshet_feedback_events_total", "Elements of feedback calls.", ["kind", "result"], registry=registry
         )

@@ -29,6 +29,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         loop: learns.
         snapshot: the parameters served.
         changes: of the graph.
+        refusal: why the latest artifact in the watched directory was refused; empty if it was not.
         vitals: how the server is doing.
         version: release of the server.
         plumbing: "embedded" or "kafka".
@@ -41,6 +42,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         loop: Loop,
         snapshot: Snapshot,
         changes: GraphChanges,
+        refusal: Callable[[], str],
         vitals: Vitals,
         version: str,
         plumbing: str,
@@ -49,6 +51,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
         self._loop = loop
         self._snapshot = snapshot
         self._changes = changes
+        self._refusal = refusal
         self._vitals = vitals
         self._version = version
         self._plumbing = plumbing
@@ -113,6 +116,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
             counts=vitals.loop.counts,
             state_hash=state_hash,
             default_policy=self._policy_name(),
+            graph_refusal=self._refusal(),
         )
 
     def FreezeLearning(  # noqa: N802 - the name of the RPC

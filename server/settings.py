@@ -160,6 +160,8 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path("freshet-data"), description="the store; one process at a time")
     graph: Path | None = Field(default=None, description="artifact that an empty store starts from")
     graph_dir: Path | None = Field(default=None, description="LoadGraph loads from inside this directory only")
+    graph_watch_s: float = Field(default=0.0, ge=0, le=86_400, description="seconds between looks into graph_dir")
+    item_tower: Path | None = Field(default=None, description="folder of `freshet train`: places items by content")
     backend: Literal["auto", "numba", "numpy"] = "auto"
     policy: PolicyGroup = PolicyGroup()
     slate: SlateGroup = SlateGroup()
@@ -175,6 +177,12 @@ class Settings(BaseSettings):
     def _is_address(cls, value: str) -> str:
         split_address(value)
         return value
+
+    @model_validator(mode="after")
+    def _can_watch(self) -> "Settings":
+        if self.graph_watch_s and self.graph_dir is None:
+            raise ValueError("graph_watch_s: expected graph_dir to be set with it, got none")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -25,7 +25,7 @@ from bandits.sums import state_hash
 from freshet.v1 import events_pb2
 from streams.change import Change
 from streams.commit import Committer, Incoming
-from streams.graph_history import restore_graph
+from streams.graph_history import graph_folder, restore_graph
 from streams.graph_switching import GraphSwitch, GraphSwitching
 from streams.overlap_folder import StoredOverlap
 from streams.restore import restore_joiner, restore_learner
@@ -188,6 +188,10 @@ class EmbeddedLoop:
             ValueError: its version was another graph's before, or the map is not between these clusters.
         """
         return self._on_writer(lambda: self._graphs.switch(graph, overlap))
+
+    def has_graph(self, version: str) -> bool:
+        """Whether the artifact of a version has been in force."""
+        return graph_folder(self._data_dir, version).exists()
 
     def edit_graph(self, edit: GraphEdit) -> Graph:
         """Add, change and retire items; the graph after it, which is in force and durable.
