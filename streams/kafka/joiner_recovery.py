@@ -38,34 +38,50 @@ async def recover(partition: JoinerPartition, view: LedgerView) -> None:
         view: what the ledger says of it.
 
     Raises:
-        WorkerError: the sources have been deleted too far.
+        WorkerError: the sources or the ledger have been deleted too far.
     """
     state = partition.state
     last = view.last
+    forgotten = _check_ledger(partition, view)
     if last is None or (
         not state.head.recovering and state.sequence >= last.sequence and state.head.epoch >= last.epoch
     ):
-        await _go_on(partition)
+        await _go_on(partition, max(state.sequence, view.applied))
         return
-    incomplete = bool(view.missing)
+    incomplete = bool(view.missing) and not forgotten
     target = {
         partition.impressions: last.impressions_start if incomplete else last.impressions_position,
         partition.clicks: last.clicks_start if incomplete else last.clicks_position,
     }
     await _catch_up(partition, target, last.clock_ms)
-    _settle(partition, sequence=last.sequence - incomplete)
+    _settle(partition, sequence=max(last.sequence - incomplete, view.applied if forgotten else 0))
     if incomplete:
         ends = {partition.impressions: last.impressions_position, partition.clicks: last.clicks_position}
         await partition.commit(await _chunks(partition, target, ends))
 
 
-async def _go_on(partition: JoinerPartition) -> None:
+def _check_ledger(partition: JoinerPartition, view: LedgerView) -> bool:
+    """Whether learners have applied batches that neither disk nor ledger knows, and the operator accepts that."""
+    state = partition.state
+    known = max(0 if state.head.recovering else state.sequence, view.last.sequence if view.last else 0)
+    if view.applied <= known:
+        return False
+    if not partition.around.settings.accept_gap:
+        raise WorkerError(
+            f"{partition.impressions.topic}[{partition.number}]: learners have applied its batches up to "
+            f"{view.applied}, but the broker has deleted those after {known} from the ledger and the disk is "
+            "empty: where it stopped is not known; accept the gap to go on with what the sources still hold"
+        )
+    return True
+
+
+async def _go_on(partition: JoinerPartition, sequence: int) -> None:
     if partition.state.joiner.sequence == 0:
         bounds = await partition.around.consumer.thread.bounds(partition.tps)
         for tp, (first, _) in bounds.items():
             partition.jump(tp, max(first, partition.positions()[tp]))
     outbox = partition.state.outbox()
-    _settle(partition, sequence=partition.state.sequence, keep_outbox=True)
+    _settle(partition, sequence=sequence, keep_outbox=True)
     await partition.send_outbox(outbox)
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from faust.types import TP
 
-from freshet.v1 import kafka_state_pb2
+from freshet.v1 import kafka_state_pb2, parameters_pb2
 from streams.kafka.joiner_partition import JoinerPartition
 from streams.kafka.ledger import decode_delivery, encode_fence
 from streams.kafka.log_reader import LogReader
+from streams.kafka.parameter_rows import is_fence, is_mark
 from streams.kafka.partition import Surroundings
 from streams.kafka.sender import Outgoing
 
@@ -33,11 +34,14 @@ class LedgerView:
         last: the batch of the highest sequence that counts, of any of its parts; None if there is none.
         present: ledger partitions that have a part of it.
         highest_epoch: of all records, the own fence apart.
+        applied: highest sequence that learners say they have applied; only looked up for an empty disk and a ledger
+            whose beginning has been deleted.
     """
 
     last: kafka_state_pb2.OutcomeDelivery | None = None
     present: set[int] = field(default_factory=set)
     highest_epoch: int = 0
+    applied: int = 0
 
     @property
     def missing(self) -> set[int]:
@@ -81,7 +85,27 @@ async def take_over(
                 partition.epoch = highest + 1
                 again.append(partition)
         left = again
+    if any(not partition.state.sequence or partition.state.head.recovering for partition in partitions):
+        for number, sequence in (await _applied(around, reader)).items():
+            if number in views:
+                views[number].applied = sequence
     return views
+
+
+async def _applied(around: Surroundings, reader: LogReader) -> dict[int, int]:
+    """Highest applied sequence by joiner partition, if the ledger has lost its beginning and cannot say."""
+    ledger = [TP(around.names.outcomes, number) for number in range(around.ledger_partitions)]
+    if not any(first for first, _ in (await reader.bounds(ledger)).values()):
+        return {}
+    applied: dict[int, int] = {}
+    rows = [TP(around.names.parameters, number) for number in range(around.ledger_partitions)]
+    async for _, records in reader.read(await reader.bounds(rows)):
+        for record in records:
+            if record.key and record.value and (is_mark(record.key) or is_fence(record.key)):
+                mark = parameters_pb2.PartitionMark.FromString(record.value)
+                for number, sequence in mark.applied_sequences.items():
+                    applied[number] = max(applied.get(number, 0), sequence)
+    return applied
 
 
 async def _fence(partitions: Sequence[JoinerPartition], around: Surroundings) -> Fences:

@@ -84,9 +84,9 @@ class Cluster:
         """What the parameters topic says."""
         return fold.read_parameters(self.bootstrap, self.names.parameters)
 
-    def wait_until_learned(self, timeout_s=40):
+    def wait_until_learned(self, timeout_s=40, expected=None):
         """Wait until everything is learned; fails with the difference, and with what the workers said last."""
-        expected = self.expected()
+        expected = expected or self.expected()
         deadline = time.monotonic() + timeout_s
         while True:
             difference = self.learned().difference(expected)
@@ -95,6 +95,8 @@ class Cluster:
                 difference = self.learned().difference(expected)
                 assert not difference, difference
                 return expected
+            alive = any(worker.poll() is None for worker in self.workers.values())
+            assert alive, f"{difference}, and no worker is left\n{self.last_words()}"
             assert time.monotonic() < deadline, f"{difference}\n{self.last_words()}"
             time.sleep(0.2)
 
