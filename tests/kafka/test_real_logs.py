@@ -33,14 +33,14 @@ class Programs:
         return self.running[-1]
 
     def serve(self, name, bootstrap, prefix):
-        """A server over Kafka; its operators' address."""
+        """A server over Kafka that is ready; its addresses by name."""
         process = self.start(
             name,
             *("serve", "--kafka", bootstrap, "--graph", str(self.folder / "graph"), "--json"),
             *("--address", "127.0.0.1:0", "--operations-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"),
             *("--data-dir", str(self.folder / name), "--kafka-prefix", prefix, "--backend", "numpy"),
         )
-        return json.loads(process.stdout.readline())["addresses"]["operations"]
+        return json.loads(process.stdout.readline())["addresses"]
 
     def stop(self):
         for process in self.running:
@@ -99,7 +99,7 @@ def test_two_workers_and_two_servers_learn_what_the_replay_learns(kafka, topic_p
                 *("worker", "--bootstrap", kafka, "--prefix", topic_prefix, "--graph", str(tmp_path / "graph")),
                 *("--data-dir", str(tmp_path / f"worker-{number}"), "--name", f"w{number}", "--backend", "numpy"),
             )
-        addresses = [programs.serve(f"server-{number}", kafka, topic_prefix) for number in range(2)]
+        addresses = [programs.serve(f"server-{number}", kafka, topic_prefix)["operations"] for number in range(2)]
         # A server that says it is ready has read the parameters to their end.
         assert all(_status(address).graph_version == log.graph.version for address in addresses)
         produce(kafka, topic_prefix, log)
