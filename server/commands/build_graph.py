@@ -40,6 +40,17 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--clusters-per-user", "k", default=10, show_default=True, type=click.IntRange(1, 64), help="K of the report."
 )
+@click.option(
+    "--inherit-from",
+    type=click.Path(path_type=Path),
+    help="Graph in force: start from its clusters, and write the map that LoadGraph inherits sums through.",
+)
+@click.option(
+    "--old-users",
+    type=click.Path(path_type=Path),
+    help="With --inherit-from: the same users, row by row, where that graph's clusters are; else --users.",
+)
+@click.option("--temperature", default=0.1, show_default=True, help="With --inherit-from: as the server has it.")
 @click.option("--version", default="", help="Name of the graph; else named after its contents.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New directory of the graph.")
 @click.option(
@@ -57,6 +68,9 @@ def build_graph(
     sample: int,
     iterations: int,
     k: int,
+    inherit_from: Path | None,
+    old_users: Path | None,
+    temperature: float,
     version: str,
     out: Path,
     report_dir: Path | None,
@@ -68,12 +82,14 @@ def build_graph(
 
     Exit codes: 0 done, 2 bad input, 3 a library is not installed, 130 interrupted.
     """
-    from bandits.artifact import save_graph
+    from bandits.artifact import load_graph, save_graph
     from streams.corpus.build import build_corpus
     from streams.corpus.clusters import ClusterSettings
     from streams.corpus.embeddings import read_embeddings, read_ids
     from streams.corpus.errors import CorpusError, MissingLibrary
+    from streams.corpus.inherit import first_centroids, overlap_of
     from streams.corpus.report import count_graph, report_graph
+    from streams.overlap_folder import save_overlap
 
     def stage(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         return rows_progress(total, label, quiet=as_json)
@@ -86,11 +102,15 @@ def build_graph(
         ids = read_ids(item_ids) if item_ids else item_rows.ids
         if ids is None:
             raise CorpusError(f"{items}: expected --item-ids, as the file holds no ids")
+        old = load_graph(inherit_from) if inherit_from else None
+        old_rows = read_embeddings(old_users).values if old_users else user_rows
+        start = first_centroids(old, old_rows, user_rows, k=k, temperature=temperature) if old else None
         corpus = build_corpus(
             users=user_rows,
             items=item_rows.values,
             item_ids=ids,
             clusters=settings,
+            start=start,
             top_w=top_w,
             least_clusters=least_clusters,
             version=version,
@@ -106,6 +126,9 @@ def build_graph(
             "top_w": top_w,
         }
         save_graph(corpus.graph, out, attributes={name: str(value) for name, value in attributes.items()})
+        if old:
+            overlap = overlap_of(old, old_rows, corpus.graph, user_rows, k=k, temperature=temperature)
+            save_overlap(overlap, out / "overlap", old=old, new=corpus.graph)
     except MissingLibrary as error:
         fail(str(error), code=NOT_RUNNING)
     except (ValueError, OSError) as error:

@@ -49,6 +49,7 @@ def build_corpus(
     clusters: ClusterSettings,
     top_w: int,
     least_clusters: int = 0,
+    start: Float32 | None = None,
     version: str = "",
     stage: Stage = silent,
 ) -> CorpusGraph:
@@ -62,6 +63,7 @@ def build_corpus(
         top_w: W, edges of each cluster, 1 or more; clipped to n_items.
         least_clusters: M; an item that fewer clusters chose is joined to its M nearest as well, so that with M > 0
             every item has a cluster.
+        start: centroids that clustering begins with; None = distinct users, drawn.
         version: name of the graph; empty = named after its contents.
         stage: shows progress.
 
@@ -74,7 +76,7 @@ def build_corpus(
     if len(item_ids) != len(items):
         raise CorpusError(f"item ids: expected {len(items)}, one per item embedding, got {len(item_ids)}")
     with stage("clustering users", clusters.iterations) as progress:
-        centroids = cluster_users(users, clusters, progress=progress)
+        centroids = cluster_users(users, clusters, start=start, progress=progress)
     with stage("joining items", len(centroids)) as progress:
         nearest, _ = largest_products(centroids, items, top_w, progress=progress)
     width = nearest.shape[1]

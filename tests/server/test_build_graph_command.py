@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from bandits.artifact import load_graph
 from server.commands.build_graph import build_graph
 from server.commands.output import BAD_INPUT, NOT_RUNNING
+from streams.overlap_folder import load_overlap
 
 pytest.importorskip("faiss")
 
@@ -106,3 +107,21 @@ def test_a_missing_library_is_named(corpus, monkeypatch):
     result = CliRunner().invoke(build_graph, arguments(corpus, "g"))
     assert result.exit_code == NOT_RUNNING
     assert "freshet[graph]" in result.output
+
+
+def test_clusters_made_anew_come_with_the_map_of_what_they_inherit(corpus: Path) -> None:
+    """From the same users the map is not far from the identity; a server loads both together."""
+    assert CliRunner().invoke(build_graph, arguments(corpus, "old")).exit_code == 0
+    more = ("--inherit-from", str(corpus / "old"), "--clusters-per-user", "3", "--seed", "9", "--version", "anew")
+    result = CliRunner().invoke(build_graph, arguments(corpus, "new", *more))
+    assert result.exit_code == 0, result.output
+    stored = load_overlap(corpus / "new" / "overlap")
+    stored.check(load_graph(corpus / "old"), load_graph(corpus / "new"))
+    owner = np.repeat(np.arange(20), np.diff(stored.overlap.ptr))
+    kept = stored.overlap.share[owner == stored.overlap.cluster]
+    assert (kept > 0.75 * 2**20).all()
+    np.save(corpus / "fewer.npy", np.ones((3, 8), np.float32))
+    more = ("--inherit-from", str(corpus / "old"), "--old-users", str(corpus / "fewer.npy"))
+    refused = CliRunner().invoke(build_graph, arguments(corpus, "newer", *more))
+    assert refused.exit_code == BAD_INPUT
+    assert "expected 400, the same as the new ones, got 3" in refused.output

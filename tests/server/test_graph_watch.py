@@ -5,17 +5,21 @@ import threading
 import time
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 
 from bandits.artifact import MANIFEST, save_graph
 from bandits.backend import choose_backend
+from bandits.overlap import OverlapMap
 from freshet.v1 import operations_pb2
 from server.app import App
 from server.settings import SettingsError
+from streams.overlap_folder import save_overlap
 from streams.verify import verify_store
 from tests.server.conftest import Start
-from tests.server.messages import DEADLINE_S, click, clicks, impression, impressions, score_request
-from tests.server.serving import Client, make_settings, small_graph, until
+from tests.server.messages import DEADLINE_S, click, clicks, impression, impressions, refusal, score_request
+from tests.server.serving import N_CLUSTERS, Client, make_settings, small_graph, until
 
 LOOK_S = 0.05
 
@@ -49,6 +53,36 @@ def test_a_new_artifact_is_put_in_force(start: Start, tmp_path: Path) -> None:
     assert client.operations.GetItem(item, timeout=DEADLINE_S).item.parameters.n == 1
     until(lambda: loads(app, "loaded") == 1)
     assert loads(app, "refused") == 0
+
+
+def test_clusters_made_anew_inherit_through_the_map_beside_them(start: Start, tmp_path: Path) -> None:
+    """Half of cluster 0 became cluster 1: an edge there has half of the sums, and the item keeps its count."""
+    _, client = start(graph_watch_s=LOOK_S)
+    client.feedback.LogImpressions(impressions(impression("r", "item-1")), timeout=DEADLINE_S)
+    new = small_graph("v2")
+    halves = OverlapMap(
+        ptr=np.array([0, 2, *range(3, N_CLUSTERS + 2)], np.int64),
+        cluster=np.array([0, 1, *range(1, N_CLUSTERS)], np.int32),
+        share=np.array([1 << 19, 1 << 19, *[1 << 20] * (N_CLUSTERS - 1)], np.int64),
+        n_new=N_CLUSTERS,
+    )
+    save_graph(new, tmp_path / "v2")
+    save_overlap(halves, tmp_path / "v2" / "overlap", old=small_graph(), new=new)
+    (tmp_path / "v2").rename(tmp_path / "graphs" / "v2")
+    until(lambda: status_of(client).graph_version == "v2")
+    item = operations_pb2.GetItemRequest(item_id="item-1")
+    row = client.operations.GetItem(item, timeout=DEADLINE_S).item.parameters
+    assert dict(zip(row.cluster_ids, row.a, strict=True))[0] == 1 << 14
+    assert row.n == 1
+    explicit = operations_pb2.LoadGraphRequest(path="v1", overlap_path="v2/overlap")
+    assert client.operations.LoadGraph(explicit, timeout=DEADLINE_S).graph_version == "v1"
+    row = client.operations.GetItem(item, timeout=DEADLINE_S).item.parameters
+    assert dict(zip(row.cluster_ids, row.a, strict=True))[0] == 1 << 13
+    code, status = refusal(
+        client.operations.LoadGraph, operations_pb2.LoadGraphRequest(path="v2", overlap_path="v1")
+    )
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert status.message.startswith("overlap_path: ")
 
 
 def test_an_artifact_that_is_still_copied_is_waited_for(start: Start, tmp_path: Path) -> None:
