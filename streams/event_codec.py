@@ -59,6 +59,7 @@ def impression_columns(records: Iterable[Record[events_pb2.Impression]]) -> Impr
         context_ends=np.cumsum(sizes),
         context_cluster=cluster[order],
         context_x=x[order],
+        position=np.array([item.position for slate in slates for item in slate.items], np.int32),
     )
 
 

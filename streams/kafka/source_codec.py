@@ -35,7 +35,7 @@ from streams.limits import MAX_EVENTS_PER_RECORD
 from streams.validation import Violation, check_click, check_impression
 from streams.wire.pieces import Columns, part_of, together
 from streams.wire.readers import ClickReader, ImpressionReader, Reader
-from streams.wire.sinks import HAND_OVER, TRY
+from streams.wire.sinks import HAND_OVER, TRY_JSON, TRY_PROTOBUF
 
 _NO_AGE_LIMIT_MS = 2**62
 _LAST_GROUP_BYTE = 0x7F
@@ -293,8 +293,10 @@ def _is_json(record: LogRecord, value: bytes) -> bool:
 
 
 def _how(record: LogRecord) -> int:
-    """Whether the compiled pass is to try a record."""
-    return HAND_OVER if not record.value or _is_json(record, record.value) else TRY
+    """As what the compiled pass is to try a record."""
+    if not record.value:
+        return HAND_OVER
+    return TRY_JSON if _is_json(record, record.value) else TRY_PROTOBUF
 
 
 def _runs(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -3,8 +3,7 @@
 Promises: nothing at or behind the given end is read; a reader answers -1 instead of a place where it finds
 anything but the usual form of what it reads, be it wrong or merely rare.
 
-Numba's cache of a function that calls these does not notice when this file changes: touch `protobuf_scan` and
-`json_scan` along with it.
+Numba's cache of a function that calls these does not notice when this file changes: touch `scan` along with it.
 """
 
 from typing import Any
@@ -132,14 +131,14 @@ def _hash(data, at, end):  # type: ignore[no-untyped-def]
 
 
 @njit
-def number_of(data, at, end, table, mask, count, starts, sizes, hashes):  # type: ignore[no-untyped-def]
-    """Number of the bytes at:end among the distinct strings; `count` if new and entered, -1 if there is no room.
+def number_of(data, at, end, table, last_slot, count, starts, sizes, hashes):  # type: ignore[no-untyped-def]
+    """Number of the bytes at:end among the distinct strings; `count` if new and entered, -1 without room.
 
-    The table has mask + 1 slots, int32, a power of two of them: a number + 1, or 0. Of each of the `count` distinct
-    strings there is where it starts, its size, and its hash.
+    The table has a power of two of int32 slots: a number + 1, or 0. Of each of the `count` distinct strings there
+    is where it starts, its size, and its hash.
     """
     wanted = _hash(data, at, end)
-    slot = np.int64(wanted & np.uint64(mask))
+    slot = np.int64(wanted & np.uint64(last_slot))
     for _ in range(_MOST_PROBES):
         number = np.int64(load(table, slot)) - 1
         if number < 0:
@@ -154,7 +153,7 @@ def number_of(data, at, end, table, mask, count, starts, sizes, hashes):  # type
             and same_bytes(data, load(starts, number), data, at, end - at)
         ):
             return number
-        slot = (slot + 1) & mask
+        slot = (slot + 1) & last_slot
     return np.int64(-1)
 
 

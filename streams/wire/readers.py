@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from bandits.events import Clicks, Impressions
 from bandits.join_rule import JoinRule
+from freshet.v1 import events_pb2
 from streams.event_codec import priced_clicks
-from streams.wire.protobuf_scan import scan_clicks, scan_impressions
+from streams.wire.scan import scan_clicks, scan_impressions
 from streams.wire.sinks import (
     CONTEXT_END,
     DISTINCT,
@@ -33,11 +34,14 @@ from streams.wire.sinks import (
     ROWS,
     SLATES,
     Int64,
+    UInt8,
     bounds_of,
     clicked_sink,
-    kinds_of,
     shown_sink,
+    vocabulary_of,
 )
+
+_NO_RECORD: Int64 = np.empty(0, np.int64)
 
 Outcome = npt.NDArray[np.uint8]
 Columns_co = TypeVar("Columns_co", Impressions, Clicks, covariant=True)
@@ -67,15 +71,19 @@ class ImpressionReader:
 
     def __init__(self, rule: JoinRule) -> None:
         self._bounds = bounds_of(rule)
+        self._words = vocabulary_of(events_pb2.Impression, "impressions", [])
         self.read(*_nothing())
 
     def read(
         self, values: Sequence[bytes], offset: Int64, now_ms: Int64, outcome: Outcome
     ) -> tuple[Impressions, Int64]:
         """See `Reader.read`."""
-        joined, ends = _joined(values)
-        out = shown_sink(len(joined))
-        scan_impressions(np.frombuffer(joined, np.uint8), ends, now_ms, self._bounds, out, outcome)
+        data, ends = _joined(values)
+        out = shown_sink(len(data))
+        scan_impressions(data, ends, now_ms, self._bounds, self._words, out, outcome)
+        if not out.ended[SLATES]:
+            return Impressions.none(), _NO_RECORD
+        joined = data.tobytes()
         n_slates, n_rows, n_elements, n_distinct = out.ended[[SLATES, ROWS, ELEMENTS, DISTINCT]].tolist()
         slate = out.slate[:n_slates].T
         items = np.array(_texts(joined, out.item_at[:n_distinct], out.item_size[:n_distinct]), object)
@@ -91,6 +99,7 @@ class ImpressionReader:
             context_ends=slate[CONTEXT_END].copy(),
             context_cluster=out.cluster[:n_elements].copy(),
             context_x=out.x[:n_elements].copy(),
+            position=out.position[:n_rows].copy(),
         )
         return impressions, record
 
@@ -102,14 +111,18 @@ class ClickReader:
         self._rule = rule
         self._bounds = bounds_of(rule)
         self._names = list(rule.kind_weights)
-        self._kinds = kinds_of(self._names)
+        self._words = vocabulary_of(events_pb2.Click, "clicks", self._names)
+        self._default = self._names.index("click") + 1 if "click" in self._names else 0
         self.read(*_nothing())
 
     def read(self, values: Sequence[bytes], offset: Int64, now_ms: Int64, outcome: Outcome) -> tuple[Clicks, Int64]:
         """See `Reader.read`."""
-        joined, ends = _joined(values)
-        out = clicked_sink(len(joined))
-        scan_clicks(np.frombuffer(joined, np.uint8), ends, now_ms, self._bounds, self._kinds, out, outcome)
+        data, ends = _joined(values)
+        out = clicked_sink(len(data))
+        scan_clicks(data, ends, now_ms, self._bounds, self._words, self._default, out, outcome)
+        if not out.ended[0]:
+            return Clicks.none(), _NO_RECORD
+        joined = data.tobytes()
         n_clicks = int(out.ended[0])
         click = out.click[:n_clicks].T
         record = click[RECORD].copy()
@@ -129,8 +142,11 @@ class ClickReader:
         return clicks, record
 
 
-def _joined(values: Sequence[bytes]) -> tuple[bytes, Int64]:
-    return b"".join(values), np.cumsum(np.fromiter(map(len, values), np.int64, len(values)))
+def _joined(values: Sequence[bytes]) -> tuple[UInt8, Int64]:
+    # A copy that may be written to, as the scan does.
+    return np.frombuffer(bytearray().join(values), np.uint8), np.cumsum(
+        np.fromiter(map(len, values), np.int64, len(values))
+    )
 
 
 def _texts(joined: bytes, at: Int64, size: Int64) -> list[str]:

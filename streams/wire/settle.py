@@ -1,7 +1,7 @@
 """Compiled checks of what a scan has read, shared by the encodings: contexts, times, and a slate as a whole.
 
-Promises: what passes here would pass `streams.validation`; what does not is for it to judge. Numba's cache of the
-scans does not notice when this file changes: touch them along with it.
+Promises: what passes here would pass `streams.validation`; what does not is for it to judge. Numba's cache does
+not notice when this file changes: touch `scan` along with it.
 """
 
 import numpy as np
@@ -9,6 +9,102 @@ from numba import njit
 
 from bandits.numba_memory import load, store
 from bandits.sums import UNIT
+from streams.wire.fields import number_of
+from streams.wire.sinks import (
+    CLICK_COLUMNS,
+    CONTEXT_END,
+    DISTINCT,
+    ELEMENTS,
+    EVENT_AT,
+    EVENT_SIZE,
+    ITEM_AT,
+    ITEM_SIZE,
+    ITEMS_END,
+    KIND,
+    OCCURRED,
+    REQUEST_AT,
+    REQUEST_SIZE,
+    ROWS,
+    SLATE_COLUMNS,
+    SLATES,
+)
+
+
+@njit
+def row_is_added(data, id_at, id_end, position, propensity, row, bounds, out, work):  # type: ignore[no-untyped-def]
+    """Write a shown item as row number `row`; False if it breaks a rule or its slate has it already."""
+    if not (1 <= id_end - id_at <= bounds.id_bytes and position <= bounds.position and 0.0 <= propensity <= 1.0):
+        return False
+    if row - load(out.ended, ROWS) == bounds.items:
+        return False
+    distinct, serial = load(out.ended, DISTINCT), load(work.serial, 0)
+    number = number_of(
+        data, id_at, id_end, work.table, work.last_slot, distinct, out.item_at, out.item_size, out.item_hash
+    )
+    if number < 0 or (number < distinct and load(work.last, number) == serial):
+        return False
+    store(out.ended, DISTINCT, max(distinct, number + 1))
+    store(work.last, number, serial)
+    store(out.item, row, np.int32(number))
+    store(out.position, row, np.int32(position))
+    return True
+
+
+@njit
+def slate_is_added(  # type: ignore[no-untyped-def]
+    request_at, request_end, occurred_ms, mode, n_context, row, now_ms, bounds, out, work
+):
+    """End a slate of the rows up to `row` and of the context that was read last; False if it breaks a rule."""
+    element = load(out.ended, ELEMENTS)
+    if not (
+        row > load(out.ended, ROWS)
+        and n_context > 0
+        and 1 <= request_end - request_at <= bounds.id_bytes
+        and mode <= bounds.mode
+        and time_is_fine(occurred_ms, now_ms, bounds)
+        and context_is_settled(out.cluster, out.x, work.weights, element, n_context)
+    ):
+        return False
+    slate = load(out.ended, SLATES)
+    first = slate * SLATE_COLUMNS
+    store(out.slate, first + REQUEST_AT, request_at)
+    store(out.slate, first + REQUEST_SIZE, request_end - request_at)
+    store(out.slate, first + OCCURRED, occurred_ms)
+    store(out.slate, first + ITEMS_END, row)
+    store(out.slate, first + CONTEXT_END, element + n_context)
+    store(out.ended, SLATES, slate + 1)
+    store(out.ended, ROWS, row)
+    store(out.ended, ELEMENTS, element + n_context)
+    return True
+
+
+@njit
+def click_is_added(  # type: ignore[no-untyped-def]
+    request_at, request_end, item_at, item_end, event_at, event_end, kind, reward, occurred_ms, now_ms, bounds, out
+):
+    """Write a click behind what is there; False if it breaks a rule."""
+    if not (
+        kind >= 0
+        and 1 <= request_end - request_at <= bounds.id_bytes
+        and 1 <= item_end - item_at <= bounds.id_bytes
+        and event_end - event_at <= bounds.id_bytes
+        and 0.0 <= reward < np.inf
+        and time_is_fine(occurred_ms, now_ms, bounds)
+    ):
+        return False
+    number = load(out.ended, 0)
+    first = number * CLICK_COLUMNS
+    store(out.click, first + REQUEST_AT, request_at)
+    store(out.click, first + REQUEST_SIZE, request_end - request_at)
+    store(out.click, first + ITEM_AT, item_at)
+    store(out.click, first + ITEM_SIZE, item_end - item_at)
+    store(out.click, first + EVENT_AT, event_at)
+    store(out.click, first + EVENT_SIZE, event_end - event_at)
+    store(out.click, first + OCCURRED, occurred_ms)
+    store(out.click, first + KIND, kind)
+    store(out.reward, number, reward)
+    store(out.ended, 0, number + 1)
+    return True
 
 
 @njit

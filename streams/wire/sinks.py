@@ -4,7 +4,8 @@ Invariants: what a scan leaves has passed the rules of `streams.validation`; the
 column are filled, the rest is undefined.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +20,17 @@ Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]
 
-TRY, DONE, HAND_OVER = 0, 1, 2  # what becomes of a record
+TRY_PROTOBUF, TRY_JSON, DONE, HAND_OVER = range(4)  # what becomes of a record
+FORBIDDEN = -2  # of `Words`: a key that leaves the record to the slow way
+SLATE_COLUMNS, CLICK_COLUMNS = 7, 10
 # Columns of `ShownSink.slate`
-REQUEST_AT, REQUEST_SIZE, OCCURRED, RECORD, INDEX, ITEMS_END, CONTEXT_END = range(7)
+REQUEST_AT, REQUEST_SIZE, OCCURRED, RECORD, INDEX, ITEMS_END, CONTEXT_END = range(SLATE_COLUMNS)
 # Columns of `ClickedSink.click`; the first ones as above
-ITEM_AT, ITEM_SIZE, KIND, EVENT_AT, EVENT_SIZE = range(5, 10)
+ITEM_AT, ITEM_SIZE, KIND, EVENT_AT, EVENT_SIZE = range(5, CLICK_COLUMNS)
 SLATES, ROWS, ELEMENTS, DISTINCT = range(4)  # of `ShownSink.ended`
 
 # The smallest item has 5 bytes, as has the smallest element of a context, in either encoding.
-_FEWEST_BYTES = 5
+FEWEST_BYTES = 5
 
 
 class Bounds(NamedTuple):
@@ -86,10 +89,10 @@ class ShownSink(NamedTuple):
 
 def shown_sink(n_bytes: int) -> ShownSink:
     """Room for what so many bytes can hold."""
-    most = n_bytes // _FEWEST_BYTES + 1
+    most = n_bytes // FEWEST_BYTES + 1
     return ShownSink(
         ended=np.zeros(4, np.int64),
-        slate=np.empty((most, 7), np.int64),
+        slate=np.empty((most, SLATE_COLUMNS), np.int64),
         item=np.empty(most, np.int32),
         position=np.empty(most, np.int32),
         cluster=np.empty(most + limits.MAX_CLUSTERS_PER_CONTEXT, np.int32),
@@ -116,27 +119,70 @@ class ClickedSink(NamedTuple):
 
 def clicked_sink(n_bytes: int) -> ClickedSink:
     """Room for what so many bytes can hold."""
-    most = n_bytes // _FEWEST_BYTES + 1
-    return ClickedSink(np.zeros(1, np.int64), np.empty((most, 10), np.int64), np.empty(most))
+    most = n_bytes // FEWEST_BYTES + 1
+    return ClickedSink(np.zeros(1, np.int64), np.empty((most, CLICK_COLUMNS), np.int64), np.empty(most))
 
 
-class Kinds(NamedTuple):
-    """Declared kinds of reactions.
+class Words(NamedTuple):
+    """Strings that are told apart.
 
     Attributes:
-        text: uint8, their names one after the other.
+        text: uint8, one after the other.
         ends: int64, where each ends.
-        default: number of the kind of a click that names none, -1 if that is not declared.
+        numbers: int64, what each stands for; at least 1, or negative.
     """
 
     text: UInt8
     ends: Int64
-    default: int
+    numbers: Int64
 
 
-def kinds_of(names: list[str]) -> Kinds:
-    """Kinds in that order."""
-    encoded = [name.encode() for name in names]
-    text = np.frombuffer(b"".join(encoded) + b"\0", np.uint8)
-    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-    return Kinds(text, ends, names.index("click") if "click" in names else -1)
+def words_of(numbers: Mapping[str, int]) -> Words:
+    """Words of a dictionary."""
+    encoded = [word.encode() for word in numbers]
+    text = np.frombuffer(bytearray(b"".join(encoded) + b"\0"), np.uint8)
+    ends = np.cumsum([len(word) for word in encoded], dtype=np.int64)
+    return Words(text, ends, np.array(list(numbers.values()), np.int64))
+
+
+class Vocabulary(NamedTuple):
+    """Keys of JSON objects as numbers of the fields that they name, in both spellings, and names of values.
+
+    Attributes:
+        batch: the key that makes an object a batch.
+        event: of an event. What only a batch has is FORBIDDEN.
+        context: of a context.
+        item: of a shown item.
+        mode: names of modes as their numbers + 1.
+        kind: declared kinds of reactions as their places + 1.
+    """
+
+    batch: Words
+    event: Words
+    context: Words
+    item: Words
+    mode: Words
+    kind: Words
+
+
+def vocabulary_of(event: Any, batch_field: str, kinds: list[str]) -> Vocabulary:
+    """The words of a topic's events.
+
+    Args:
+        event: the message of one event.
+        batch_field: the field of its batch.
+        kinds: declared kinds of reactions.
+    """
+    return Vocabulary(
+        batch=words_of({batch_field: 1}),
+        event=words_of({batch_field: FORBIDDEN} | _keys(event)),
+        context=words_of(_keys(events_pb2.ClusterWeights)),
+        item=words_of(_keys(events_pb2.ShownItem)),
+        mode=words_of({name: number + 1 for name, number in events_pb2.Mode.items()}),
+        kind=words_of({name: place + 1 for place, name in enumerate(kinds)}),
+    )
+
+
+def _keys(message: Any) -> dict[str, int]:
+    fields = message.DESCRIPTOR.fields
+    return {spelling: field.number for field in fields for spelling in (field.name, field.json_name)}

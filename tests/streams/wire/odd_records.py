@@ -8,8 +8,8 @@ import struct
 from dataclasses import dataclass, field
 
 NOW_MS = 1_700_000_000_000
-_IDS = ("a", "b", "item-17", "é", "漢字", "😀", "x" * 255, "x" * 257, "é" * 128, "é" * 129, "", "nul\0", '"\\\n')
-_TIMES = (0, 1, NOW_MS, NOW_MS - 90_000_000, NOW_MS + 59_000, NOW_MS + 61_000, 2**53, 2**53 + 1, -1, 2**63 - 1)
+IDS = ("a", "b", "item-17", "é", "漢字", "😀", "x" * 255, "x" * 257, "é" * 128, "é" * 129, "", "nul\0", '"\\\n')
+TIMES = (0, 1, NOW_MS, NOW_MS - 90_000_000, NOW_MS + 59_000, NOW_MS + 61_000, 2**53, 2**53 + 1, -1, 2**63 - 1)
 _WEIGHTS = (1.0, 0.5, 0.1, 1e-9, 1e-40, 0.0, -0.5, 1.5, float("nan"), float("inf"))
 _NUMBERS = (0.0, 0.25, 1.0, 1e-300, -0.0, 1.5, -1.0, float("nan"), float("inf"), 7.25)
 _KINDS = ("", "click", "dwell", "like", "é", "nope")
@@ -78,7 +78,7 @@ class Writer:
 
     def text(self, tag: int, value: str) -> None:
         if self._odd():
-            self.bytes_(tag, self._rng.choice(_IDS).encode())
+            self.bytes_(tag, self._rng.choice(IDS).encode())
         self.bytes_(tag, value.encode() + (b"\xff" if self._rng.random() < self._oddness / 8 else b""))
 
     def repeated(self, tag: int, wire_type: int, values: list[bytes]) -> None:
@@ -120,7 +120,7 @@ def context(rng: random.Random, oddness: float) -> bytes:
 def item(rng: random.Random, position: int, oddness: float) -> bytes:
     """ShownItem."""
     writer = Writer(rng, oddness / 4)
-    writer.text(1, str(pick(rng, f"item-{rng.randint(0, 300)}-{position}", _IDS, oddness / 4)))
+    writer.text(1, str(pick(rng, f"item-{rng.randint(0, 300)}-{position}", IDS, oddness / 4)))
     if position or rng.random() < 0.2:
         odd = (4_999, 5_000, 2**32 - 1, 2**32, 2**32 + 1, 2**64 - 1)
         writer.integer(2, int(pick(rng, position, odd, oddness / 8)))
@@ -132,16 +132,16 @@ def item(rng: random.Random, position: int, oddness: float) -> bytes:
 def impression(rng: random.Random, oddness: float) -> bytes:
     """Impression; with oddness 0 one that every rule lets pass and that is written in the usual way."""
     writer = Writer(rng, oddness)
-    writer.text(1, str(pick(rng, f"request-{rng.randint(0, 10**6)}", _IDS, oddness / 2)))
+    writer.text(1, str(pick(rng, f"request-{rng.randint(0, 10**6)}", IDS, oddness / 2)))
     if rng.random() < 0.7:
-        writer.integer(2, int(pick(rng, NOW_MS - rng.randint(0, 10**6), _TIMES, oddness)))
+        writer.integer(2, int(pick(rng, NOW_MS - rng.randint(0, 10**6), TIMES, oddness)))
     for _ in range(int(pick(rng, 1, (0, 2), oddness / 4))):
         writer.bytes_(3, context(rng, oddness))
     for position in range(int(pick(rng, rng.randint(1, 6), (0, 40), oddness / 4))):
         writer.bytes_(4, item(rng, position, oddness))
     for tag in (5, 7, 8):
         if rng.random() < 0.3:
-            writer.text(tag, str(pick(rng, "some", _IDS, oddness)))
+            writer.text(tag, str(pick(rng, "some", IDS, oddness)))
     if rng.random() < 0.3:
         writer.integer(6, int(pick(rng, rng.randint(0, 6), (7, 2**31, 2**32 + 1, -1), oddness)))
     return writer.done()
@@ -150,16 +150,16 @@ def impression(rng: random.Random, oddness: float) -> bytes:
 def click(rng: random.Random, oddness: float) -> bytes:
     """Click; with oddness 0 as above."""
     writer = Writer(rng, oddness)
-    writer.text(1, str(pick(rng, f"request-{rng.randint(0, 10**6)}", _IDS, oddness / 2)))
-    writer.text(2, str(pick(rng, f"item-{rng.randint(0, 300)}", _IDS, oddness / 2)))
+    writer.text(1, str(pick(rng, f"request-{rng.randint(0, 10**6)}", IDS, oddness / 2)))
+    writer.text(2, str(pick(rng, f"item-{rng.randint(0, 300)}", IDS, oddness / 2)))
     if rng.random() < 0.5:
         writer.double(3, float(pick(rng, rng.random(), _NUMBERS, oddness)))
     if rng.random() < 0.7:
         writer.text(4, str(pick(rng, rng.choice(_KINDS[:3]), _KINDS, oddness)))
     if rng.random() < 0.7:
-        writer.integer(5, int(pick(rng, NOW_MS - rng.randint(0, 10**6), _TIMES, oddness)))
+        writer.integer(5, int(pick(rng, NOW_MS - rng.randint(0, 10**6), TIMES, oddness)))
     if rng.random() < 0.3:
-        writer.text(6, str(pick(rng, "event", _IDS, oddness)))
+        writer.text(6, str(pick(rng, "event", IDS, oddness)))
     return writer.done()
 
 

@@ -9,13 +9,16 @@ import pytest
 from bandits.join_rule import JoinRule
 from streams.event_codec import click_columns, impression_columns
 from streams.kafka.source_codec import click_decoder, impression_decoder
-from tests.streams.wire import odd_records
+from streams.wire.json_values import nearest
+from tests.streams.wire import odd_json, odd_records
 from tests.streams.wire.odd_records import NOW_MS, Stored
 
 RULE = JoinRule(kind_weights={"click": 1.0, "dwell": 0.3, "é": 2.0}, reward_cap=1.5)
 SEVERAL = JoinRule(kind_weights={"dwell": 0.3, "é": 2.0}, kind_aggregations={"dwell": "sum"}, reward_cap=1.5)
-SEEDS = range(12)
-EVENTS = {"impressions": odd_records.impression, "clicks": odd_records.click}
+TOPICS = ("impressions", "clicks")
+SEEDS = range(8)
+_JSON = [("Content-Type", b"application/json")]
+FORMS = {"protobuf": odd_records, "json": odd_json}
 
 
 def decoder_of(topic, rule=RULE):
@@ -45,11 +48,18 @@ def assert_same(topic, records, clock_ms=0, rule=RULE):
     return len(wanted)
 
 
+def drawn(form, topic, rng, oddness, n):
+    """Values of that many records: single events, and every fifth or so a batch."""
+    source = FORMS[form]
+    event = source.impression if topic == "impressions" else source.click
+    return [source.batch(rng, event, oddness) if rng.random() < 0.2 else event(rng, oddness) for _ in range(n)]
+
+
 def stored(values, rng):
-    """Records with gaps in their offsets and a clock that jumps."""
+    """Records with gaps in their offsets and a clock that jumps; a header says what a blank at the start hides."""
     offsets = np.cumsum([rng.randint(1, 3) for _ in values]).tolist()
     return [
-        Stored(value, offset, NOW_MS + rng.randint(-5_000, 5_000))
+        Stored(value, offset, NOW_MS + rng.randint(-5_000, 5_000), _JSON if value and value[:1] == b" " else [])
         for value, offset in zip(values, offsets, strict=True)
     ]
 
@@ -68,43 +78,65 @@ def handed_over(monkeypatch, topic, records):
     return count[0]
 
 
-@pytest.mark.parametrize("topic", EVENTS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("topic", TOPICS)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("oddness", [0.0, 0.1, 0.6])
-def test_columns_from_bytes_equal_those_from_messages(topic, seed, oddness):
-    """Events in every form that protobuf allows, valid or not, give the same columns and the same refusals."""
-    rng = random.Random(f"{topic}-{seed}-{oddness}")
-    event = EVENTS[topic]
-    values = [
-        odd_records.batch(rng, event, oddness) if rng.random() < 0.2 else event(rng, oddness) for _ in range(150)
-    ]
-    assert assert_same(topic, stored(values, rng), rule=SEVERAL if seed % 3 == 0 else RULE) >= 10
+def test_columns_from_bytes_equal_those_from_messages(form, topic, seed, oddness):
+    """Events in every form that producers may write, valid or not, give the same columns and the same refusals."""
+    rng = random.Random(f"{form}-{topic}-{seed}-{oddness}")
+    records = stored(drawn(form, topic, rng, oddness, 120), rng)
+    assert assert_same(topic, records, rule=SEVERAL if seed % 3 == 0 else RULE) > 0
 
 
-@pytest.mark.parametrize("topic", EVENTS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("topic", TOPICS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_mutated_bytes_are_read_as_protobuf_reads_them(topic, seed):
+def test_mutated_bytes_are_read_as_the_slow_way_reads_them(form, topic, seed):
     """Bits that flipped and bytes that were lost or put in change nothing in what is taken and what is refused."""
-    rng = random.Random(f"mutated-{topic}-{seed}")
-    event = EVENTS[topic]
-    whole = [odd_records.batch(rng, event, 0.02) if rng.random() < 0.2 else event(rng, 0.02) for _ in range(30)]
-    values = [odd_records.mutated(value, rng) for value in whole for _ in range(10)]
-    assert_same(topic, stored(values, rng))
+    rng = random.Random(f"mutated-{form}-{topic}-{seed}")
+    whole = drawn(form, topic, rng, 0.02, 25)
+    assert_same(topic, stored([odd_records.mutated(value, rng) for value in whole for _ in range(8)], rng))
 
 
-@pytest.mark.parametrize("topic", EVENTS)
-def test_every_cut_is_read_as_protobuf_reads_it(topic):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_cut_is_read_as_the_slow_way_reads_it(form, topic):
     """A record that ends anywhere is taken or refused as by way of messages."""
     rng = random.Random(5)
-    for value in (EVENTS[topic](rng, 0.0), odd_records.batch(rng, EVENTS[topic], 0.0)):
+    for value in drawn(form, topic, rng, 0.0, 6):
         assert_same(topic, stored([value[:size] for size in range(len(value) + 1)], rng))
 
 
-@pytest.mark.parametrize("topic", EVENTS)
-def test_usual_events_do_not_take_the_slow_way(monkeypatch, topic):
-    """Valid events as every protobuf library writes them are read by the compiled pass, all of them."""
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("topic", TOPICS)
+def test_usual_events_do_not_take_the_slow_way(monkeypatch, form, topic):
+    """Valid events as usual producers write them are read by the compiled pass, all of them."""
     rng = random.Random(11)
-    event = EVENTS[topic]
-    values = [odd_records.batch(rng, event, 0.0) if rng.random() < 0.3 else event(rng, 0.0) for _ in range(300)]
-    assert handed_over(monkeypatch, topic, stored(values, rng)) == 0
-    assert assert_same(topic, stored(values, rng)) > 300
+    records = stored(drawn(form, topic, rng, 0.0, 300), rng)
+    assert assert_same(topic, records) > 300
+    assert handed_over(monkeypatch, topic, records) == 0
+
+
+def test_forms_may_be_mixed():
+    """Protobuf and JSON, good and bad, in one chunk come out in the order of the log."""
+    rng = random.Random(3)
+    values = [value for form in FORMS for value in drawn(form, "impressions", rng, 0.2, 60)]
+    rng.shuffle(values)
+    assert_same("impressions", stored([*values, b"", None, b" "], rng))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_decimals_are_the_nearest_floats(seed):
+    """Whatever its digits and exponent, a decimal becomes the float64 that Python makes of it, or is left."""
+    rng = random.Random(seed)
+    read = 0
+    for _ in range(3_000):
+        number = rng.randrange(10 ** rng.randint(1, 19))
+        if rng.random() < 0.3:  # next to the middle between two floats
+            number = (rng.randrange(2**53, 2**54) * 2 + 1) * 5 ** rng.randint(0, 3) + rng.randint(-1, 1)
+        exponent = rng.randint(-30, 25)
+        got = nearest(np.uint64(number), exponent)
+        assert got in (-1.0, float(f"{number}e{exponent}")), (number, exponent)
+        read += got >= 0
+    assert read > 1_500
