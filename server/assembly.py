@@ -146,6 +146,18 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
         metrics=parts.metrics,
         clock_ms=parts.clock_ms,
     )
+    if settings.backend != "numpy":
+        from server.lane.score_lane import ScoreLane
+
+        lane = ScoreLane(
+            snapshot=parts.snapshot,
+            rules=parts.rules,
+            k=settings.context.k,
+            temperature=settings.context.temperature,
+            default_mode=settings.policy.mode,
+            metrics=parts.metrics,
+        )
+        serving.short_ways[f"/{RECOMMENDER}/Score"] = lane.score
     feedback = FeedbackService(
         durable=durable, rule=settings.join.rule(), metrics=parts.metrics, clock_ms=parts.clock_ms
     )

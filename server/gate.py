@@ -5,8 +5,6 @@ once and never waits, so that one kind of call cannot hold the threads of anothe
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from server.errors import full
 
@@ -32,13 +30,15 @@ class Gate:
         """Calls inside now."""
         return self._in_flight
 
-    @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Hold a place for the time of a call.
+    def enter(self) -> "Gate":
+        """Hold a place for the time of a call: `with gate.enter():`.
 
         Raises:
-            Refused: RESOURCE_EXHAUSTED, as all places are taken.
+            Refused: RESOURCE_EXHAUSTED, as all places are taken; raised on entering.
         """
+        return self
+
+    def __enter__(self) -> None:
         with self._lock:
             admitted = self._in_flight < self._places
             self._in_flight += admitted
@@ -48,8 +48,7 @@ class Gate:
                 retry_after_ms=self._retry_after_ms,
                 reason=f"{self.kind}_in_flight",
             )
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._in_flight -= 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._in_flight -= 1

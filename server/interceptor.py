@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from structlog.typing import FilteringBoundLogger
 
 from server.errors import Refused, abort
@@ -17,6 +18,8 @@ from server.gate import Gate
 from server.metrics import Metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Behaviour: TypeAlias = "Callable[[Any, grpc.ServicerContext], Any]"
+ShortWay: TypeAlias = "Callable[[bytes], bytes | None]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +42,21 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
 
     Args:
         rules: by full name of the service.
+        short_ways: by path of the method ("/package.Service/Method"): what may answer a request from its bytes.
         metrics: where calls are counted.
         log: where unexpected errors go.
     """
 
-    def __init__(self, *, rules: Mapping[str, ServiceRules], metrics: Metrics, log: FilteringBoundLogger) -> None:
+    def __init__(
+        self,
+        *,
+        rules: Mapping[str, ServiceRules],
+        short_ways: Mapping[str, ShortWay],
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+    ) -> None:
         self._rules = rules
+        self._short_ways = short_ways
         self._metrics = metrics
         self._log = log
         self._wrapped: dict[str, Handler] = {}
@@ -64,17 +76,19 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
         rules = self._rules.get(service)
         if handler is None or handler.unary_unary is None or rules is None:
             return handler
-        wrapped = grpc.unary_unary_rpc_method_handler(
-            self._wrap(rpc, handler.unary_unary, rules),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        short = self._short_ways.get(method)
+        if short is None:
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                self._wrap(rpc, handler.unary_unary, rules),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        else:
+            wrapped = grpc.unary_unary_rpc_method_handler(self._wrap(rpc, either_way(short, handler), rules))
         self._wrapped[method] = wrapped
         return wrapped
 
-    def _wrap(
-        self, rpc: str, behaviour: Callable[[Any, grpc.ServicerContext], Any], rules: ServiceRules
-    ) -> Callable[[Any, grpc.ServicerContext], Any]:
+    def _wrap(self, rpc: str, behaviour: Behaviour, rules: ServiceRules) -> Behaviour:
         answered = self._metrics.answered
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
@@ -90,8 +104,7 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
                 abort(context, refused)
             except Exception:
                 code = grpc.StatusCode.INTERNAL
-                request_id = getattr(request, "request_id", "")
-                self._log.exception("call_failed", rpc=rpc, request_id=request_id)
+                self._log.exception("call_failed", rpc=rpc, request_id=request_id_of(behaviour, request))
                 message = "internal error, logged by the server"
                 abort(context, Refused(code, message, reason="internal"))
             finally:
@@ -103,6 +116,36 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
             # The attribute by which grpcio lets a method run in threads of its own.
             answer.experimental_thread_pool = rules.pool  # type: ignore[attr-defined]
         return answer
+
+
+def either_way(short: ShortWay, handler: Any) -> Behaviour:
+    """From bytes to bytes: the short way, or what the handler makes of the message where that does not answer."""
+
+    def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
+        found = short(data)
+        if found is None:
+            found = handler.response_serializer(handler.unary_unary(parse(data), context))
+        return found
+
+    def parse(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError:
+            message = "the request is not a message of this call"
+            raise Refused(grpc.StatusCode.INVALID_ARGUMENT, message, reason="invalid") from None
+
+    answer.parse = parse  # type: ignore[attr-defined]
+    return answer
+
+
+def request_id_of(behaviour: Behaviour, request: Any) -> str:
+    """What to look for in the log of a caller."""
+    if isinstance(request, bytes):
+        try:
+            request = behaviour.parse(request)  # type: ignore[attr-defined]
+        except Refused:
+            return ""
+    return getattr(request, "request_id", "")
 
 
 def refuse_if_expired(context: grpc.ServicerContext) -> None:

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from structlog.typing import FilteringBoundLogger
 
 from server.health import Health
-from server.interceptor import CallInterceptor, ServiceRules
+from server.interceptor import CallInterceptor, ServiceRules, ShortWay
 from server.metrics import Metrics
 
 # Threads beyond the places of the gates, so that refusals and health checks are answered when all places are taken.
@@ -29,6 +29,10 @@ class Listener:
         metrics: where calls are counted.
         log: where unexpected errors go.
 
+    Attributes:
+        server: for the services to be added to.
+        short_ways: by path of the method, what may answer a request from its bytes; to be filled before the start.
+
     Raises:
         OSError: the address cannot be bound.
     """
@@ -46,9 +50,10 @@ class Listener:
     ) -> None:
         self._pool = ThreadPoolExecutor(threads + SPARE_THREADS, thread_name_prefix="freshet-call")
         self._rules = rules
+        self.short_ways: dict[str, ShortWay] = {}
         self.server = grpc.server(
             self._pool,
-            interceptors=[CallInterceptor(rules=rules, metrics=metrics, log=log)],
+            interceptors=[CallInterceptor(rules=rules, short_ways=self.short_ways, metrics=metrics, log=log)],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),  # replies are bounded by what they may hold

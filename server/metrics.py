@@ -81,31 +81,73 @@ class Metrics:
             buckets=_DELAY_BUCKETS_S,
             registry=registry,
         )
-        self._propensity = RatioHistogram(
+        self.propensity = RatioHistogram(
             "freshet_slate_propensity_ratio", "Propensities of returned items.", _PROPENSITY_BUCKETS
         )
-        self.registry.register(self._propensity)
+        self.registry.register(self.propensity)
         self._surfaces: set[str] = set()
         self._totals_lock = threading.Lock()
-        self._served = np.zeros(3, np.int64)
+        self._served = [0, 0, 0]
+        # Looking a series up by its labels costs more than counting.
+        self._call_series: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        self._slate_series: dict[tuple[str, str], tuple[Counter, Counter]] = {}
         self._fed = np.zeros(2, np.int64)
         self._recent: deque[float] = deque(maxlen=_RECENT_CALLS)
 
     def answered(self, rpc: str, code: str, seconds: float) -> None:
         """Count a call."""
-        self._requests.labels(rpc=rpc, code=code).inc()
-        self._duration.labels(rpc=rpc).observe(seconds)
+        series = self._call_series.get((rpc, code))
+        if series is None:
+            series = self._requests.labels(rpc=rpc, code=code), self._duration.labels(rpc=rpc)
+            self._call_series[rpc, code] = series
+        series[0].inc()
+        series[1].observe(seconds)
         if rpc in ("Score", "Recommend"):
             self._recent.append(seconds)
 
     def slate(self, *, mode: str, surface: str, explored: int, propensity: npt.NDArray[np.float64]) -> None:
         """Count a returned slate."""
-        labels = {"mode": mode, "surface": self._capped(surface)}
-        self._slate_items.labels(**labels).inc(len(propensity))
-        self._explored.labels(**labels).inc(explored)
-        self._propensity.observe(propensity)
+        counts, total = self.propensity.counted(propensity), float(propensity.sum())
+        items = len(propensity)
+        self.counted_slate(mode=mode, surface=surface, items=items, explored=explored, counts=counts, total=total)
+
+    def counted_slate(
+        self,
+        *,
+        mode: str,
+        surface: str,
+        items: int,
+        explored: int,
+        counts: npt.NDArray[np.int64],
+        total: float,
+        slates: int = 1,
+    ) -> None:
+        """Count returned slates whose propensities have been counted already.
+
+        Args:
+            mode: name of the mode.
+            surface: of the request.
+            items: in the slates.
+            explored: of the items.
+            counts: of propensities, as `RatioHistogram.counted`.
+            total: sum of propensities.
+            slates: how many.
+        """
+        surface = self._capped(surface)
+        series = self._slate_series.get((mode, surface))
+        if series is None:
+            labels = {"mode": mode, "surface": surface}
+            series = self._slate_items.labels(**labels), self._explored.labels(**labels)
+            self._slate_series[mode, surface] = series
+        series[0].inc(items)
+        if explored:
+            series[1].inc(explored)
+        self.propensity.add(counts, total)
         with self._totals_lock:
-            self._served += (1, len(propensity), explored)
+            served = self._served
+            served[0] += slates
+            served[1] += items
+            served[2] += explored
 
     def feedback(self, kind: str, *, accepted: int, refused: int) -> None:
         """Count the elements of a feedback call; kind is "impression" or "click"."""
@@ -117,7 +159,7 @@ class Metrics:
     def served(self) -> tuple[int, int, int]:
         """Slates returned so far, the items in them, and how many of these were explored."""
         with self._totals_lock:
-            slates, items, explored = self._served.tolist()
+            slates, items, explored = self._served
         return slates, items, explored
 
     def feedback_events(self) -> tuple[int, int]:
@@ -150,23 +192,30 @@ class RatioHistogram(Collector):
     def __init__(self, name: str, documentation: str, bounds: Sequence[float]) -> None:
         self._name = name
         self._documentation = documentation
-        self._bounds = np.array(bounds)
+        self.bounds = np.array(bounds)
         self._counts = np.zeros(len(bounds) + 1, np.int64)
         self._sum = 0.0
         self._lock = threading.Lock()
 
-    def observe(self, values: npt.NDArray[np.float64]) -> None:
-        """Count values, a bucket's upper bound included."""
-        counts = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Nothing counted yet: int64, one a bucket and one for what is above all."""
+        return np.zeros(len(self._counts), np.int64)
+
+    def counted(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """How many values are in each bucket, its upper bound included."""
+        return np.bincount(np.searchsorted(self.bounds, values), minlength=len(self._counts))
+
+    def add(self, counts: npt.NDArray[np.int64], total: float) -> None:
+        """Take over values that have been counted, and their sum."""
         with self._lock:
             self._counts += counts
-            self._sum += float(values.sum())
+            self._sum += total
 
     def collect(self) -> Sequence[HistogramMetricFamily]:
         """The family, with cumulative buckets."""
         with self._lock:
             cumulative, total = np.cumsum(self._counts).tolist(), self._sum
-        bounds = [str(float(bound)) for bound in self._bounds] + ["+Inf"]
+        bounds = [str(float(bound)) for bound in self.bounds] + ["+Inf"]
         family = HistogramMetricFamily(self._name, self._documentation)
         family.add_metric([], list(zip(bounds, cumulative, strict=True)), sum_value=total)
         return [family]

@@ -12,14 +12,23 @@ import numpy as np
 
 from bandits.context import Context
 from bandits.graph import Int32
-from bandits.policies import MODES, Bool, CandidateSums, Float64, PolicySettings, Scores, redraw, score
+from bandits.policies import (
+    DRAWN_MODES,
+    MODES,
+    Bool,
+    CandidateSums,
+    Float64,
+    PolicySettings,
+    Scores,
+    redraw,
+    score,
+)
 from bandits.slates import Int64, estimate_propensity, pick
 from server.limits import MAX_REDRAWN_SCORES, SENT_INFINITY
 
 if TYPE_CHECKING:  # Numba takes half a second to import: only who fills slates with it pays
-    from bandits.compiled_slates import CompiledPolicy, CompiledSlates
+    from bandits.slates_numba import CompiledPolicy, CompiledSlates
 
-_DRAWN_MODES = ("thompson", "beta_thompson")  # whose scores are random, so that propensities are estimated
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class SlateRules:
     @cached_property
     def compiled(self) -> "dict[str, CompiledPolicy]":
         """The modes that have compiled loops, as these take them."""
-        from bandits.compiled_slates import compiled_policy
+        from bandits.slates_numba import compiled_policy
 
         made = {
             mode: compiled_policy(
@@ -106,7 +115,7 @@ def fill_slate(sums: CandidateSums, *, mode: str, slate_size: int, seed: int, ru
         seed=seed,
     )
     chosen, propensity = slate.chosen, slate.propensity
-    estimated = mode in _DRAWN_MODES
+    estimated = mode in DRAWN_MODES
     if estimated and len(chosen):
         redraws = redraw(mode, sums, rules.policy, seed, rules.draws_for(len(sums.keys)))
         propensity = estimate_propensity(slate, redraws, top_m=rules.top_m, explore_share=explore_share)

@@ -13,17 +13,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from bandits.backend import Backend
 from bandits.context import Context
 from bandits.edited_sums import SumsRoom
 from bandits.graph import Graph, Int32
 from bandits.policies import CandidateSums
-from bandits.sums import UNIT, Int64, N, S, Sums
+from bandits.policy_settings import PolicySettings
+from bandits.sums import UNIT, Float64, Int64, N, S, Sums, locate
 from server.scoring import FilledSlate, SlateRules, fill_compiled, fill_slate
+from server.served_changes import served
 from streams.change import Change
 
 if TYPE_CHECKING:
-    from bandits.compiled_slates import CompiledSlates
+    from bandits.slates_numba import CompiledSlates
+    from server.lane.lane_graph import LaneGraph
 
 T = TypeVar("T")
 
@@ -35,10 +40,12 @@ class Reading:
     Attributes:
         sums: the candidates' sums in the context.
         position: the ledger position they include.
+        in_flight: float64 of shape (n, K), what of `sums.d` is in flight; None where nothing ever is.
     """
 
     sums: CandidateSums
     position: int
+    in_flight: Float64 | None = None
 
 
 @dataclass(eq=False)
@@ -61,6 +68,8 @@ class Parameters:
     """
 
     _compiled: "CompiledSlates | None" = None
+    _in_flight: Int64 | None = None
+    _lane_graph: "LaneGraph | None" = None
 
     def __init__(self, graph: Graph, sums: Sums, position: int, backend: Backend, room: SumsRoom) -> None:
         self.graph = graph
@@ -73,10 +82,12 @@ class Parameters:
         _ = graph.lookup([]), graph.item_hashes
 
     @classmethod
-    def of(cls, change: Change, backend: Backend) -> "Parameters":
+    def of(cls, change: Change, backend: Backend, in_flight: Int64 | None = None) -> "Parameters":
         """What a full change says; its rows are copied."""
         room, sums = SumsRoom.copy_of(change.edge_rows, change.item_rows)
-        return cls(change.graph, sums, change.position, backend, room)
+        parameters = cls(change.graph, sums, change.position, backend, room)
+        parameters._in_flight = in_flight
+        return parameters
 
     @property
     def position(self) -> int:
@@ -98,7 +109,14 @@ class Parameters:
         """
         with self._lock:
             sums = self._backend.gather(self.graph, self._sums, items, context)
-            return Reading(sums, self._progress.position)
+            return Reading(sums, self._progress.position, self._in_flight_of(items, context))
+
+    def _in_flight_of(self, items: Int32, context: Context) -> Float64 | None:
+        if self._in_flight is None:
+            return None
+        clusters = np.broadcast_to(context.cluster_ids, (len(items), len(context.cluster_ids)))
+        edge = locate(self.graph, items, clusters)
+        return np.where(edge >= 0, self._in_flight[edge], 0) / UNIT**2
 
     def fill(
         self, items: Int32, context: Context, *, mode: str, slate_size: int, seed: int, rules: SlateRules
@@ -113,24 +131,43 @@ class Parameters:
             seed: 0 <= seed < 2^64.
             rules: how.
         """
-        policy = rules.compiled.get(mode) if self._backend.name == "numba" else None
+        policy = rules.compiled.get(mode) if self.compiles else None
         if policy is None:
             reading = self.gather(items, context)
             slate = fill_slate(reading.sums, mode=mode, slate_size=slate_size, seed=seed, rules=rules)
             return slate, reading.position
         redraws = rules.draws_for(len(items))
         with self._lock:
-            slates = self._compiled_slates()
+            slates = self.compiled_slates()
             slate = fill_compiled(slates, items, context, policy, slate_size=slate_size, seed=seed, redraws=redraws)
             return slate, self.position
 
-    def _compiled_slates(self) -> "CompiledSlates":
-        """Compiled loops over the rows as they lie now."""
+    @property
+    def lock(self) -> threading.Lock:
+        """Held by whoever reads the rows or writes them."""
+        return self._lock
+
+    @property
+    def compiles(self) -> bool:
+        """Whether slates are filled by compiled loops."""
+        return self._backend.name == "numba"
+
+    def compiled_slates(self) -> "CompiledSlates":
+        """Compiled loops over the rows as they lie now; hold the lock from before this until they have run."""
         held = self._compiled
         if held is None or held.graph is not self.graph or held.sums is not self._sums:
-            from bandits.compiled_slates import CompiledSlates
+            from bandits.slates_numba import CompiledSlates
 
             held = self._compiled = CompiledSlates(self.graph, self._sums)
+        return held
+
+    def lane_graph(self) -> "LaneGraph":
+        """What compiled reading of requests must know of the graph; only where `compiles`."""
+        held = self._lane_graph
+        if held is None or held.graph is not self.graph:
+            from server.lane.lane_graph import LaneGraph
+
+            held = self._lane_graph = LaneGraph(self.graph)
         return held
 
     def read(self, reader: Callable[[Sums, int], T]) -> T:
@@ -141,16 +178,20 @@ class Parameters:
         with self._lock:
             return reader(self._sums, self._progress.position)
 
-    def write(self, change: Change) -> None:
-        """Take over the rows of a change of this graph."""
+    def write(self, change: Change, in_flight: Int64 | None = None) -> None:
+        """Take over the rows of a change of this graph; `in_flight` as `served` gives it."""
         edges = change.edges()
         with self._lock:
+            if in_flight is not None:
+                if self._in_flight is None:
+                    self._in_flight = np.zeros(len(self._sums.edge), np.int64)
+                self._in_flight[edges] = in_flight
             self._sums.edge[edges] = change.edge_rows
             self._progress.totals += change.item_rows.sum(axis=0) - self._sums.item[change.items].sum(axis=0)
             self._sums.item[change.items] = change.item_rows
             self._progress.position = change.position
 
-    def edited(self, change: Change) -> "Parameters":
+    def edited(self, change: Change, in_flight: Int64 | None = None) -> "Parameters":
         """The parameters of an edit of this graph, which share the rows with these."""
         before = self.graph.lookup(change.graph.item_ids[self.graph.n_items :], retired=True)
         new = copy.copy(self)
@@ -161,6 +202,9 @@ class Parameters:
                 # Who reads these rows must not be told of what is written to copies of them.
                 new._progress = _Progress(self._progress.position, self._progress.totals.copy())
             new._room, new._sums = self._room.extended(self._sums, change.edge_rows, change.item_rows)
+            if self._in_flight is not None:
+                added = np.zeros(len(change.edge_rows), np.int64) if in_flight is None else in_flight
+                new._in_flight = np.concatenate([self._in_flight, added])
             new._progress.totals += change.item_rows.sum(axis=0) - replaced
             new._progress.position = change.position
         return new
@@ -169,8 +213,9 @@ class Parameters:
 class Snapshot:
     """The current parameters, replaced as a whole when the graph is switched."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, policy: PolicySettings | None = None) -> None:
         self._backend = backend
+        self._policy = policy or PolicySettings()
         self._current: Parameters | None = None
 
     @property
@@ -185,12 +230,18 @@ class Snapshot:
             ValueError: a partial change of a graph that is not the current one.
         """
         current = self._current
+        change, in_flight = served(change, self._policy)
         if change.full:
-            self._current = Parameters.of(change, self._backend)
+            self._publish(Parameters.of(change, self._backend, in_flight))
         elif current is not None and current.graph is change.extends:
-            self._current = current.edited(change)
+            self._publish(current.edited(change, in_flight))
         elif current is not None and current.graph is change.graph:
-            current.write(change)
+            current.write(change, in_flight)
         else:
             held = current.graph.version if current else "none"
             raise ValueError(f"change: expected rows of graph {held}, got rows of {change.graph.version}")
+
+    def _publish(self, parameters: Parameters) -> None:
+        if parameters.compiles:
+            parameters.lane_graph()  # made now, not by the first caller
+        self._current = parameters

@@ -135,8 +135,8 @@ def test_callers_cannot_multiply_series() -> None:
 def test_array_histogram_counts_as_an_ordinary_one() -> None:
     """A value on a bound belongs to that bound's bucket, and buckets are cumulative."""
     histogram = RatioHistogram("freshet_x_ratio", "x", (0.1, 0.5, 1.0))
-    histogram.observe(np.array([0.05, 0.1, 0.3, 1.0]))
-    histogram.observe(np.array([]))
+    for values in (np.array([0.05, 0.1, 0.3, 1.0]), np.array([])):
+        histogram.add(histogram.counted(values), values.sum())
     registry = CollectorRegistry()
     registry.register(histogram)
     buckets = {le: registry.get_sample_value("freshet_x_ratio_bucket", {"le": le}) for le in ("0.1", "0.5", "1.0")}

@@ -11,13 +11,13 @@ from numba import njit
 from scipy.special import ndtri
 
 from bandits.backend_numpy import NumpyBackend
-from bandits.compiled_slates import CompiledSlates, compiled_policy
 from bandits.context import Context, fixed_point_weights
 from bandits.draws import COARSE_REDRAWS, TIES, bits, coarse_normals, normals, uniforms
 from bandits.graph import Graph, build_graph
 from bandits.numba_draws import key_bits, key_uniform, normal_quantile, stream_key
 from bandits.policies import PolicySettings, redraw, score
 from bandits.slates import estimate_propensity, pick
+from bandits.slates_numba import CompiledSlates, compiled_policy
 from bandits.sums import UNIT, Sums
 
 N_CLUSTERS, N_ITEMS = 200, 300

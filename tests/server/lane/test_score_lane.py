@@ -1,0 +1,180 @@
+"""The short way answers as the long way does, or not at all."""
+
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from freshet.v1 import events_pb2, recommender_pb2
+from server.lane.write_score import room_for
+from tests.server.conftest import Start
+from tests.server.lane.lanes import Ways, any_request
+from tests.server.messages import DEADLINE_S, refusal, score_request, violations
+
+RULES: list[dict[str, Any]] = [{}, {"top_m": 4, "explore_share": 0.3}, {"explore_share": 1.0}]
+
+
+@pytest.fixture(scope="module")
+def plain() -> Ways:
+    return Ways()
+
+
+@pytest.mark.parametrize("edits", [0, 1], ids=["built", "edited"])
+@pytest.mark.parametrize("rules", RULES, ids=["by rank", "explored", "all explored"])
+def test_both_ways_give_the_same_answer(rules: dict[str, Any], edits: int) -> None:
+    """Whatever a request has in it: same items, numbers, propensities, context, and the same bytes."""
+    ways = Ways(**rules)
+    for _ in range(edits):
+        ways.edit()
+    rng, taken = np.random.default_rng(0), 0
+    for _ in range(300):
+        data = any_request(rng).SerializeToString()
+        short, long = ways.short(data), ways.long(data)
+        if short is None:  # all candidates unknown or excluded
+            assert long is not None
+            assert not long.items
+            continue
+        assert short == long
+        assert ways.lane.score(data) == long.SerializeToString()
+        taken += 1
+    assert taken > 250
+
+
+def test_what_is_counted_is_the_same() -> None:
+    """Metrics do not depend on the way."""
+    ways, rng = Ways(explore_share=0.3), np.random.default_rng(5)
+    for _ in range(50):
+        data = any_request(rng).SerializeToString()
+        if ways.short(data) is not None:
+            ways.long(data)
+    assert ways.metrics.served() == ways.lane_metrics.served()
+    names = ("freshet_slate_items", "freshet_slate_items_explored", "freshet_unknown_items")
+    told = [
+        {
+            (sample.name, *sorted(sample.labels.items())): pytest.approx(sample.value)
+            for family in metrics.registry.collect()
+            if family.name in names or family.name.startswith("freshet_slate_propensity")
+            for sample in family.samples
+        }
+        for metrics in (ways.metrics, ways.lane_metrics)
+    ]
+    assert told[0] == told[1]
+
+
+def test_no_cut_and_no_flipped_byte_is_answered_otherwise(plain: Ways) -> None:
+    """Damaged bytes get the answer that the service gives to them, or are left to it to refuse."""
+    rng = np.random.default_rng(3)
+    answered = 0
+    for _ in range(6):
+        request = any_request(rng)
+        del request.item_ids[6:]
+        request.slate_size = 5
+        data = request.SerializeToString()
+        damaged = [data[:end] for end in range(len(data))]
+        for at in range(len(data)):
+            damaged += [data[:at] + bytes([byte]) + data[at + 1 :] for byte in {0, 1, data[at] ^ 8, 0x80, 0xFF}]
+        for one in damaged:
+            short = plain.short(one)
+            if short is None:
+                continue
+            long = plain.long(one)
+            assert long is not None, one
+            if recommender_pb2.ScoreRequest.FromString(one).HasField("seed"):
+                if not recommender_pb2.ScoreRequest.FromString(one).request_id:
+                    long.request_id = short.request_id
+                assert short == long, one
+            answered += 1
+    assert answered > 100
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"item_ids": []},
+        {"item_ids": ["item-1", "item-1"]},
+        {"item_ids": ["nobody", "nobody"]},
+        {"item_ids": [""]},
+        {"item_ids": ["x" * 257]},
+        {"item_ids": [f"i{number}" for number in range(5_001)]},
+        {"slate_size": 5_001},
+        {"mode": 99},
+        {"mode": events_pb2.MODE_BETA_THOMPSON},
+        {"request_id": "x" * 257},
+        {"surface": "x" * 65},
+        {"user_key": "x" * 257},
+        {"exclude_item_ids": ["x"] * 5_001},
+        {"log_impression": True},
+        {"user_embedding": events_pb2.Embedding(values=[])},
+        {"user_embedding": events_pb2.Embedding(values=[0, 0, 0, 0])},
+        {"user_embedding": events_pb2.Embedding(values=[1, 2, float("nan"), 0])},
+        {"user_embedding": events_pb2.Embedding(values=[1, 2, float("inf"), 0])},
+        {"user_embedding": events_pb2.Embedding(values=[1, 2, 3])},
+        {"cluster_weights": events_pb2.ClusterWeights()},
+        {"cluster_weights": events_pb2.ClusterWeights(cluster_ids=[8], weights=[1])},
+        {"cluster_weights": events_pb2.ClusterWeights(cluster_ids=[1, 1], weights=[1, 1])},
+        {"cluster_weights": events_pb2.ClusterWeights(cluster_ids=[1], weights=[0])},
+        {"cluster_weights": events_pb2.ClusterWeights(cluster_ids=[1], weights=[1.5])},
+        {"cluster_weights": events_pb2.ClusterWeights(cluster_ids=[1], weights=[float("nan")])},
+        {"cluster_weights": events_pb2.ClusterWeights(cluster_ids=[1, 2], weights=[1])},
+        {"cluster_weights": events_pb2.ClusterWeights(cluster_ids=list(range(65)), weights=[1] * 65)},
+    ],
+)
+def test_what_is_wrong_or_rare_is_left_to_the_service(plain: Ways, fields: dict[str, Any]) -> None:
+    """There is one place that says what is wrong, and one that records."""
+    if "item_ids" not in fields:
+        fields = {"item_ids": ["item-1", "item-2"]} | fields
+    item_ids = fields.pop("item_ids")
+    request = score_request(**fields)
+    request.item_ids[:] = item_ids
+    assert plain.lane.score(request.SerializeToString()) is None
+
+
+def test_no_answer_is_larger_than_its_room(plain: Ways) -> None:
+    """Compiled code checks no bounds: the room it is given is enough for the longest answer."""
+    rng = np.random.default_rng(9)
+    for _ in range(100):
+        data = any_request(rng).SerializeToString()
+        answer = plain.lane.score(data)
+        if answer is not None:
+            size = len(recommender_pb2.ScoreResponse.FromString(answer).items)
+            assert len(answer) < room_for(size, len(data), 64)
+
+
+def test_a_request_without_id_and_seed_gets_both(plain: Ways) -> None:
+    """Feedback joins to the slate by its id, and the seed explains it; no two calls get the same."""
+    data = score_request("item-1", "item-2").SerializeToString()
+    answers = [plain.short(data) for _ in range(200)]
+    assert len({answer.request_id for answer in answers if answer}) == 200
+    assert len({answer.seed for answer in answers if answer}) == 200
+    assert {len(answer.request_id) for answer in answers if answer} == {32}
+
+
+def test_the_server_refuses_and_falls_back_as_without_the_lane(start: Start) -> None:
+    """Over gRPC: a bad request names its field, no message at all is INVALID_ARGUMENT, a rare mode is answered."""
+    _, client = start(backend="numba")
+    code, status = refusal(client.recommender.Score, score_request("item-1", "item-1"))
+    assert (code, violations(status)[0][0]) == (grpc.StatusCode.INVALID_ARGUMENT, "item_ids[1]")
+    raw = client.serving.unary_unary("/freshet.v1.RecommenderService/Score")
+    code, status = refusal(raw, b"\xff\xff")
+    assert (code, status.message) == (grpc.StatusCode.INVALID_ARGUMENT, "the request is not a message of this call")
+    rare = score_request("item-1", mode=events_pb2.MODE_BETA_THOMPSON)
+    assert client.recommender.Score(rare, timeout=DEADLINE_S).policy.startswith("beta_thompson")
+    usual = client.recommender.Score(score_request("item-1", "item-2", "who"), timeout=DEADLINE_S)
+    assert [len(usual.items), list(usual.unknown_item_ids)] == [2, ["who"]]
+
+
+def test_an_error_in_the_lane_is_internal_and_names_the_request(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No handler answers UNKNOWN, and the log says which request it was though nothing has parsed it."""
+
+    def broken(*_: object) -> None:
+        raise KeyError("secret")
+
+    _, client = start(backend="numba")
+    monkeypatch.setattr("server.lane.score_lane.read_score", broken)
+    code, _ = refusal(client.recommender.Score, score_request(request_id="the-one"))
+    assert code == grpc.StatusCode.INTERNAL
+    monkeypatch.undo()
+    assert '"request_id": "the-one"' in capfd.readouterr().err
