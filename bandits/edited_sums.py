@@ -11,7 +11,7 @@ import numpy as np
 from bandits.graph import Bool, Graph
 from bandits.graph_edit import edges_of
 from bandits.growing import Growing
-from bandits.sums import Int32, Int64, Sums, locate
+from bandits.sums import OPEN, Int32, Int64, Sums, locate
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +21,14 @@ class SumsRoom:
     Attributes:
         edge: of `Sums.edge`.
         item: of `Sums.item`.
+        extra: of `Sums.extra`, once it has grown.
+        times: of `Sums.times`, likewise.
     """
 
     edge: Growing
     item: Growing
+    extra: Growing | None = None
+    times: Growing | None = None
 
     @classmethod
     def of(cls, sums: Sums) -> "SumsRoom":
@@ -55,7 +59,17 @@ class SumsRoom:
         fits = self.fits(sums, edge_rows, item_rows)
         edge_room, edge = self.edge.extended(len(sums.edge), edge_rows, in_place=fits)
         item_room, item = self.item.extended(len(sums.item), item_rows, in_place=fits)
-        return SumsRoom(edge_room, item_room), replace(sums, edge=edge, item=item)
+        return replace(self, edge=edge_room, item=item_room), replace(sums, edge=edge, item=item)
+
+    def with_extra(self, before: Sums, sums: Sums, extra_rows: Int64, time_rows: Int64) -> tuple["SumsRoom", Sums]:
+        """`sums`, extended, with rows behind the extra ones of `before`."""
+        if before.extra is None or before.times is None:
+            return self, sums
+        extra_room = self.extra or Growing(before.extra)
+        times_room = self.times or Growing(before.times)
+        extra_room, extra = extra_room.extended(len(before.extra), extra_rows)
+        times_room, times = times_room.extended(len(before.times), time_rows)
+        return replace(self, extra=extra_room, times=times_room), replace(sums, extra=extra, times=times)
 
 
 def numbers_before(old: Graph, new: Graph) -> tuple[Int32, Int32]:
@@ -82,10 +96,23 @@ def moved_rows(old: Graph, sums: Sums, new: Graph) -> tuple[Int64, Int64]:
     return edge_rows, item_rows
 
 
+def moved_extra(old: Graph, sums: Sums, new: Graph) -> tuple[Int64, Int64]:
+    """As `moved_rows`, of the extra sums: int64 of shape (new edges, 6), int64 of shape (new numbers, 2)."""
+    if sums.extra is None or sums.times is None:
+        return np.zeros((0, 6), np.int64), np.zeros((0, 2), np.int64)
+    edge_rows, item_rows = moved_rows(old, Sums(sums.extra, sums.times), new)
+    edge_rows[:, OPEN] = np.maximum(edge_rows[:, OPEN], 0)
+    return edge_rows, item_rows
+
+
 def clear_rows(graph: Graph, sums: Sums, items: Int32) -> None:
     """Set the sums of some numbers to zero."""
-    sums.edge[edges_of(graph, items)] = 0
+    edges = edges_of(graph, items)
+    sums.edge[edges] = 0
     sums.item[items] = 0
+    if sums.extra is not None and sums.times is not None:
+        sums.extra[edges] = 0
+        sums.times[items] = 0
 
 
 def compacted_sums(graph: Graph, sums: Sums, live: Bool) -> tuple[SumsRoom, Sums]:
@@ -94,4 +121,7 @@ def compacted_sums(graph: Graph, sums: Sums, live: Bool) -> tuple[SumsRoom, Sums
     room, compact = SumsRoom.zeros(int(np.count_nonzero(edges)), int(np.count_nonzero(live)))
     np.compress(edges, sums.edge, axis=0, out=compact.edge)
     np.compress(live, sums.item, axis=0, out=compact.item)
-    return room, replace(sums, edge=compact.edge, item=compact.item)
+    if sums.extra is not None and sums.times is not None:
+        compact.extra, compact.times = sums.extra[edges], sums.times[live]
+    compact.saturated = sums.saturated
+    return room, compact

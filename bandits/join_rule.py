@@ -26,6 +26,7 @@ _FIRST_FIELDS = {
     "max_waiting_clicks",
 }
 Resolution = Literal["immediate", "at_close"]
+MAX_GAMMAS = 5_000
 MIN_HALF_LIFE_MS = 60_000
 MAX_HALF_LIFE_MS = 10_000 * 24 * _HOUR_MS
 MAX_REWARD_CAP = 65_536.0  # a reward in fixed point fits 32 bits, and its products with x leave headroom in 63
@@ -97,6 +98,8 @@ class JoinRule:
         if self.resolution not in get_args(Resolution):
             raise ValueError(f'resolution: expected "immediate" or "at_close", got "{self.resolution}"')
         object.__setattr__(self, "position_gammas", tuple(self.position_gammas))  # JSON has lists
+        if len(self.position_gammas) > MAX_GAMMAS:
+            raise ValueError(f"position_gammas: expected at most {MAX_GAMMAS}, got {len(self.position_gammas)}")
         for position, gamma in enumerate(self.position_gammas):
             if not 0 < gamma <= 1:  # false for NaN too
                 raise ValueError(f"position_gammas[{position}]: expected 0 < gamma <= 1, got {gamma}")

@@ -78,6 +78,8 @@ class JoinerState:
         """The clock at which the next window closes; None if nothing is in flight."""
         if not len(self.in_flight):
             return None
+        if not self.rule.at_close:
+            return self.clock_ms
         return int(self.rows.take("ingested", np.array([self.in_flight.first]))[0]) + self.rule.window_ms + 1
 
     def apply(self, change: JoinerChange) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bandits.backend import Backend
-from bandits.edited_sums import SumsRoom, clear_rows, compacted_sums, moved_rows, numbers_before
+from bandits.edited_sums import SumsRoom, clear_rows, compacted_sums, moved_extra, moved_rows, numbers_before
 from bandits.graph import Bool, Graph
 from bandits.growing import Growing
 from bandits.outcomes import Outcomes
@@ -127,7 +127,9 @@ class Learner:
         position = np.full(len(added), self.position, np.int64)
         position[known] = self.row_position[before[known]]
         rows, positions = self._room or (SumsRoom.of(self.sums), Growing(self.row_position))
-        rows, self.sums = rows.extended(self.sums, edge_rows, item_rows)
+        extra_rows, time_rows = moved_extra(old, self.sums, graph)
+        rows, sums = rows.extended(self.sums, edge_rows, item_rows)
+        rows, self.sums = rows.with_extra(self.sums, sums, extra_rows, time_rows)
         positions, self.row_position = positions.extended(len(self.row_position), position)
         self._room = rows, positions
         clear_rows(old, self.sums, before[known])

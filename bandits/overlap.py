@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from bandits.arena import ranges
 from bandits.graph import Graph
-from bandits.sums import LARGEST, Sums, locate, numbers_in
+from bandits.sums import EXCESS, LARGEST, Sums, locate, numbers_in
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -141,19 +141,29 @@ def inherit_sums(old: Graph, old_sums: Sums, new: Graph, overlap: OverlapMap) ->
     number = numbers_in(new, old)
     kept = np.flatnonzero(number >= 0)
     sums.item[number[kept]] = old_sums.item[kept]
-    touched = np.flatnonzero(old_sums.edge.any(axis=1))
+    sums.saturated += _inherit(old_sums.edge, sums.edge, number, old, new, overlap)
+    if old_sums.extra is not None and old_sums.times is not None:
+        extra, times = sums.with_extra()
+        times[number[kept]] = old_sums.times[kept]
+        # What is in flight closes on the clusters that it was opened on.
+        sums.saturated += _inherit(old_sums.extra[:, EXCESS:], extra[:, EXCESS:], number, old, new, overlap)
+    return sums
+
+
+def _inherit(values: Int64, target: Int64, number: Int32, old: Graph, new: Graph, overlap: OverlapMap) -> int:
+    """Write what the edges of `new` inherit of some columns; how many sums did not fit."""
+    touched = np.flatnonzero(values.any(axis=1))
     item = number[np.searchsorted(old.item_ptr, touched, side="right") - 1]
     touched, item = touched[item >= 0], item[item >= 0]
     # A sum of two halves of 32 bits can neither wrap nor lose a bit.
-    high, low = np.zeros_like(sums.edge), np.zeros_like(sums.edge)
+    high, low = np.zeros_like(target), np.zeros_like(target)
     for start in range(0, len(touched), _EDGES):
         part = slice(start, start + _EDGES)
-        _give(old_sums.edge[touched[part]], old.edge_cluster[touched[part]], item[part], new, overlap, high, low)
+        _give(values[touched[part]], old.edge_cluster[touched[part]], item[part], new, overlap, high, low)
     high += low >> 32
     full = high > LARGEST >> 32
-    sums.edge[:] = np.where(full, LARGEST, (high << 32) | (low & 0xFFFFFFFF))
-    sums.saturated += int(full.sum())
-    return sums
+    target[:] = np.where(full, LARGEST, (high << 32) | (low & 0xFFFFFFFF))
+    return int(full.sum())
 
 
 def _give(

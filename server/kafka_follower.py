@@ -17,11 +17,10 @@ from kafka.errors import KafkaError
 from structlog.typing import FilteringBoundLogger
 
 from bandits.graph import Graph
-from bandits.graph_edit import edges_of
 from bandits.sums import Int32, Sums, state_hash
 from freshet.v1 import parameters_pb2
 from server.logs import make_logger
-from streams.change import Change
+from streams.change import Change, Fading, rows_now
 from streams.row_codec import decode_rows, place_rows
 from streams.topics import TopicNames
 
@@ -62,6 +61,7 @@ class ParameterFollower:
         self._graph = graph
         self._sums = Sums.zeros(graph)
         self._row_position = np.zeros(graph.n_items, np.int64)
+        self._fading = Fading()
         self._marks: dict[int, int] = {}
         self._lock = threading.Lock()
         self._ledger_end: int | None = None
@@ -223,14 +223,16 @@ class ParameterFollower:
         return np.unique(np.concatenate(changed)) if changed else np.empty(0, np.int32)
 
     def _hand_over(self, items: Int32) -> None:
-        edges = edges_of(self._graph, items)
-        self._on_change(
-            Change(self._graph, items, self._sums.edge[edges], self._sums.item[items], self.position, full=False)
-        )
+        if self._fading.moves_on(self._sums, items):
+            items = np.arange(self._graph.n_items, dtype=np.int32)
+        now_ms = self._fading.now_ms
+        self._on_change(rows_now(self._graph, self._sums, items, position=self.position, now_ms=now_ms))
 
     def _hand_over_all(self) -> None:
         items = np.arange(self._graph.n_items, dtype=np.int32)
-        sums = self._sums
-        self._on_change(Change(self._graph, items, sums.edge.copy(), sums.item.copy(), self.position, full=True))
+        self._fading.moves_on(self._sums, slice(None))
+        now_ms = self._fading.now_ms
+        change = rows_now(self._graph, self._sums, items, position=self.position, full=True, now_ms=now_ms)
+        self._on_change(change)
         self._ready.set()
         self._log.info("caught up with the parameters", position=self.position)

@@ -7,17 +7,20 @@ give the same slate (I12); nothing but a `log_impression` waits for anything.
 import secrets
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 import numpy as np
 
 from bandits.context import Context
-from bandits.graph import Int32
+from bandits.graph import Graph, Int32
+from bandits.life_cycle import IN_LANE, STATES
+from bandits.policies import CandidateSums
 from freshet.v1 import events_pb2, recommender_pb2, recommender_pb2_grpc
 from server.durable import DurableFeedback
 from server.errors import Refused, no_graph
 from server.gate import Gate
+from server.life_cycle import Exploration
 from server.metrics import Metrics
 from server.replies import AnyReply, context_message, impression_of, scored_items
 from server.requests import (
@@ -56,6 +59,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         recording: places for calls that wait for their impression, so that a slow disk cannot hold all threads.
         metrics: where slates are counted.
         clock_ms: Unix milliseconds.
+        exploration: bounds it; None = nothing does.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         recording: Gate,
         metrics: Metrics,
         clock_ms: Callable[[], int],
+        exploration: Exploration | None = None,
     ) -> None:
         self._snapshot = snapshot
         self._rules = rules
@@ -78,6 +83,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         self._recording = recording
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self._exploration = exploration
 
     def Score(  # noqa: N802 - the name of the RPC
         self, request: recommender_pb2.ScoreRequest, context: grpc.ServicerContext
@@ -141,10 +147,15 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         reading = parameters.gather(number, user)
         sums = reading.sums
         seed = request.seed if request.HasField("seed") else secrets.randbits(64)
+        state = self._state(request, parameters.graph, number, user, sums, mode=mode, seed=seed)
         told = explain(sums, mode=mode, seed=seed, policy=rules.slate.policy)
+        if state not in ("", STATES[IN_LANE]):
+            told = replace(told, score=told.mean)
+        in_flight = np.zeros(len(user.cluster_ids)) if reading.in_flight is None else reading.in_flight[0]
         columns = (user.cluster_ids, user.weights, sums.edge[0], sums.a[0], sums.d[0], sums.b[0])
-        rows = zip(*(column.tolist() for column in (*columns, told.edge_mean, told.edge_variance)), strict=True)
-        names = ("cluster_id", "weight", "edge", "a", "d", "b", "mean", "variance")
+        parts = (told.edge_mean, told.edge_variance, in_flight)
+        rows = zip(*(column.tolist() for column in (*columns, *parts)), strict=True)
+        names = ("cluster_id", "weight", "edge", "a", "d", "b", "mean", "variance", "in_flight")
         return recommender_pb2.ExplainResponse(
             item_id=request.item_id,
             terms=[recommender_pb2.EdgeTerm(**dict(zip(names, row, strict=True))) for row in rows],
@@ -157,7 +168,28 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
             graph_version=parameters.graph.version,
             parameters_position=[reading.position],
             mode=MODE_NUMBERS[mode],
+            exploration=state,
         )
+
+    def _state(
+        self,
+        request: recommender_pb2.ExplainRequest,
+        graph: Graph,
+        number: Int32,
+        user: Context,
+        sums: CandidateSums,
+        *,
+        mode: str,
+        seed: int,
+    ) -> str:
+        """Name of the item's state in the exploration lane; empty where nothing bounds exploration."""
+        if self._exploration is None:
+            return ""
+        rules = self._rules.current.slate
+        state = self._exploration.state(
+            graph, number, user, sums, mode=mode, surface=request.surface, seed=seed, rules=rules
+        )
+        return STATES[state]
 
     def _score(self, request: recommender_pb2.ScoreRequest) -> recommender_pb2.ScoreResponse:
         query = check_score(request)
@@ -188,9 +220,21 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         mode = self._mode(query.mode)
         seed = secrets.randbits(64) if query.seed is None else query.seed
         rules = self._rules.current
-        slate, position = parameters.fill(
-            items, user, mode=mode, slate_size=query.slate_size, seed=seed, rules=rules.slate
-        )
+        if self._exploration is None:
+            slate, position = parameters.fill(
+                items, user, mode=mode, slate_size=query.slate_size, seed=seed, rules=rules.slate
+            )
+        else:
+            slate, position, mode = self._exploration.fill(
+                parameters,
+                items,
+                user,
+                mode=mode,
+                surface=query.request.surface,
+                slate_size=query.slate_size,
+                seed=seed,
+                rules=rules.slate,
+            )
         reply.request_id = query.request.request_id or uuid.uuid4().hex
         reply.items.extend(scored_items(parameters.graph, items, slate))
         reply.policy = rules.names[mode]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from bandits.join_rule import MAX_REWARD_CAP, JoinRule
+from bandits.join_rule import MAX_REWARD_CAP, JoinRule, Resolution
 from bandits.policy_settings import Estimator, PolicySettings, Unseen
 from bandits.reward_rule import Aggregation
 from server.limits import MAX_SLATE
@@ -93,6 +93,9 @@ class JoinGroup(_Group):
     kind_caps: dict[str, float] = Field(default={}, description="most that a kind is worth on one shown item")
     kind_aggregations: dict[str, Aggregation] = Field(default={}, description="of several reactions of a kind")
     across_kinds: Aggregation = Field(default="first", description="of several kinds on one shown item")
+    resolution: Resolution = Field(default="immediate", description="when an impression counts")
+    position_gammas: tuple[float, ...] = Field(default=(), description="how likely each slot is looked at")
+    half_life_ms: int = Field(default=0, description="after which an impression counts half as much; 0 = never")
 
     @model_validator(mode="after")
     def _in_range(self) -> "JoinGroup":

@@ -27,7 +27,7 @@ from bandits.overlap import OverlapMap
 from bandits.sums import Int32
 from freshet.v1 import events_pb2, state_pb2
 from streams import store as keys
-from streams.change import Change, all_rows, changed_rows
+from streams.change import Change, Fading, all_rows, changed_rows
 from streams.change_codec import encode_change
 from streams.event_codec import Record, click_columns, impression_columns
 from streams.failpoints import failpoint
@@ -69,6 +69,7 @@ class Committer:
         self._on_change = on_change
         self._clock_ms = clock_ms
         self._backend = backend
+        self._fading = Fading()
 
     def commit(self, incoming: Sequence[Incoming]) -> None:
         """Make a micro-batch durable and visible; the steps are those of the module's head."""
@@ -76,7 +77,9 @@ class Committer:
         now_ms = max(self._clock_ms(), self.joiner.clock_ms)  # ingestion time never runs backwards
         impressions, clicks = self._number(incoming, now_ms)
         outcomes, change = self.joiner.join(
-            impression_columns(impressions), click_columns(clicks, self.joiner.rule)
+            impression_columns(impressions),
+            click_columns(clicks, self.joiner.rule),
+            clock_ms=now_ms,  # what closes by the clock closes in a micro-batch without events, too
         )
         offset = self.head.ledger_end
         failpoint("joined")
@@ -111,6 +114,13 @@ class Committer:
         if current:
             self._publish(changed)  # even if no row changed: the position did
         failpoint("published")
+
+    def closes_in_s(self) -> float | None:
+        """Seconds until a window closes that no event will close; None if nothing is in flight."""
+        closes_at_ms = self.joiner.closes_at_ms
+        if closes_at_ms is None:
+            return None
+        return max(closes_at_ms - self._clock_ms(), 0) / 1_000
 
     def catch_up(self) -> None:
         """Learn what the ledger holds and the rows do not, unless frozen."""
@@ -177,7 +187,7 @@ class Committer:
         added = learner.edit_graph(graph)
         self._put_rows(batch, head, added[learner.row_position[added] > 0])
         self._finish_switch(batch, head)
-        self._on_change(changed_rows(learner, added, extends=before))
+        self._on_change(changed_rows(learner, added, extends=before, now_ms=self._fading.now_ms))
         failpoint("switch_published")
 
     def compact_graph(self, whole: Graph, before: Graph, later: Sequence[GraphEdit]) -> None:
@@ -223,7 +233,8 @@ class Committer:
     def publish_all(self) -> None:
         """Hand over everything."""
         if self.learner is not None:
-            self._on_change(all_rows(self.learner))
+            self._fading.moves_on(self.learner.sums, slice(None))
+            self._on_change(all_rows(self.learner, now_ms=self._fading.now_ms))
 
     def record_rule(self) -> None:
         """Remember the join rule in force from the next micro-batch on, for `verify`."""
@@ -285,7 +296,10 @@ class Committer:
 
     def _publish(self, items: Int32) -> None:
         if self.learner is not None:
-            self._on_change(changed_rows(self.learner, items))
+            learner = self.learner
+            if self._fading.moves_on(learner.sums, items):
+                items = np.arange(learner.graph.n_items, dtype=np.int32)
+            self._on_change(changed_rows(learner, items, now_ms=self._fading.now_ms))
 
 
 def _source_bytes(record: Record[events_pb2.Impression] | Record[events_pb2.Click], ingested_at_ms: int) -> bytes:

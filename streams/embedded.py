@@ -33,6 +33,8 @@ from streams.store import Store, StoreError
 
 Result = TypeVar("Result")
 
+_CLOSED_TOGETHER_S = 0.2  # windows that close within this time share a micro-batch
+
 
 class QueueFull(RuntimeError):
     """Too much is waiting; try again after `retry_after_ms`."""
@@ -77,6 +79,7 @@ class LoopStatus:
     failed: str | None
     backend: str
     saturated: int
+    in_flight: int = 0
 
 
 class EmbeddedLoop:
@@ -223,6 +226,7 @@ class EmbeddedLoop:
             failed=self._failed,
             backend=self._backend.name,
             saturated=learner.sums.saturated if learner else 0,
+            in_flight=joiner.rows_in_flight,
         )
 
     # --- the writer thread -------------------------------------------------------------------------------------
@@ -255,8 +259,11 @@ class EmbeddedLoop:
     def _run(self) -> None:
         while True:
             with self._work:
-                while not (self._queue or self._commands or self._stopping):
-                    self._work.wait()
+                due = False
+                while not (self._queue or self._commands or self._stopping or due):
+                    closes_in_s = self._committer.closes_in_s()
+                    self._work.wait(None if closes_in_s is None else closes_in_s + _CLOSED_TOGETHER_S)
+                    due = self._committer.closes_in_s() == 0
                 if self._failed or (self._stopping and not self._queue and not self._commands):
                     return
                 commands, batch = list(self._commands), self._take()
@@ -264,7 +271,7 @@ class EmbeddedLoop:
             try:
                 for command, done in commands:
                     self._obey(command, done)
-                if batch:
+                if batch or due:
                     self._committer.commit(batch)
             except Exception as error:
                 reason = str(error) if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"

@@ -12,10 +12,16 @@ import numpy.typing as npt
 
 from bandits.arena import ranges
 from bandits.graph import Graph
-from bandits.sums import Int32, Int64, Sums, locate
+from bandits.join_rule import MAX_HALF_LIFE_MS
+from bandits.sums import OPEN, Int32, Int64, Sums, locate
 from freshet.v1 import parameters_pb2
+from streams.limits import MAX_TIME_MS
 
 _LENGTH_DELIMITED, _FIXED_64 = 2, 1
+EXTRA_FIELDS = ("open", "excess", "past_a", "past_d", "past_b", "past_excess")  # the columns of `Sums.extra`
+
+
+Message = parameters_pb2.ItemParametersColumns
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +35,8 @@ class Rows:
         edge: int64 of shape (n_edges, 3): a, d, b.
         item: int64 of shape (n_rows, 2): n, s.
         position: int64 of shape (n_rows,): ledger position included.
+        extra: int64 of shape (n_edges, 6), as `Sums.extra`; None where no row has any.
+        times: int64 of shape (n_rows, 2), as `Sums.times`; None where `extra` is.
     """
 
     item_ids: Sequence[str]
@@ -37,6 +45,8 @@ class Rows:
     edge: Int64
     item: Int64
     position: Int64
+    extra: Int64 | None = None
+    times: Int64 | None = None
 
 
 def encode_rows(graph: Graph, sums: Sums, row_position: Int64, items: Int32) -> list[bytes]:
@@ -51,6 +61,9 @@ def encode_rows(graph: Graph, sums: Sums, row_position: Int64, items: Int32) -> 
         data, width = matrix.tobytes(), matrix.shape[1]
         for place, i in enumerate(chosen.tolist()):
             encoded[i] = data[place * width : (place + 1) * width]
+    if sums.extra is not None and sums.times is not None:
+        for place, behind in enumerate(_extra_fields(graph, sums.extra, sums.times, items)):
+            encoded[place] += behind
     return encoded
 
 
@@ -66,12 +79,12 @@ def decode_rows(item_ids: Sequence[str], encoded: Sequence[bytes]) -> Rows:
     cluster = np.frombuffer(b"".join(message.cluster_ids for message in messages), "<u4").astype(np.int32)
     columns = [b"".join(getattr(message, name) for message in messages) for name in ("a", "d", "b")]
     edge = np.column_stack([np.frombuffer(column, "<i8") for column in columns]).astype(np.int64)
-    if len(edge) and edge.min() < 0:
-        first = int(np.argmax((edge < 0).any(axis=1)))
-        name = item_ids[int(np.searchsorted(np.cumsum(degrees), first, side="right"))]
-        raise ValueError(f'row "{name}": expected sums of at least 0, got {edge[first].min()}')
+    _refuse_negative(item_ids, degrees, edge)
     scalars = np.array([(message.n, message.s, message.position) for message in messages], np.int64).reshape(-1, 3)
-    return Rows(item_ids, np.cumsum(degrees), cluster, edge, scalars[:, :2], scalars[:, 2])
+    extra, times = _extra(messages, degrees)
+    if extra is not None:
+        _refuse_negative(item_ids, degrees, extra[:, OPEN + 1 :])  # less than nothing may be in flight, see `Sums`
+    return Rows(item_ids, np.cumsum(degrees), cluster, edge, scalars[:, :2], scalars[:, 2], extra, times)
 
 
 def place_rows(graph: Graph, rows: Rows, sums: Sums, row_position: Int64) -> int:
@@ -91,7 +104,50 @@ def place_rows(graph: Graph, rows: Rows, sums: Sums, row_position: Int64) -> int
     edge = locate(graph, owner, rows.cluster[element][:, None])[:, 0]
     found = edge >= 0
     sums.edge[edge[found]] = rows.edge[element[found]]
+    if rows.extra is not None and rows.times is not None:
+        sums.with_extra()
+    if sums.extra is not None and sums.times is not None:
+        sums.extra[edge[found]] = 0 if rows.extra is None else rows.extra[element[found]]
+        sums.times[number[fresh]] = 0 if rows.times is None else rows.times[fresh]
     return int(np.count_nonzero(~found))
+
+
+def _refuse_negative(item_ids: Sequence[str], degrees: Int64, edge: Int64) -> None:
+    if len(edge) and edge.min() < 0:
+        first = int(np.argmax((edge < 0).any(axis=1)))
+        name = item_ids[int(np.searchsorted(np.cumsum(degrees), first, side="right"))]
+        raise ValueError(f'row "{name}": expected sums of at least 0, got {edge[first].min()}')
+
+
+def _extra_fields(graph: Graph, extra: Int64, times: Int64, items: Int32) -> list[bytes]:
+    """What follows the fields that every row has: columns that are not 0, and times."""
+    fields: list[bytes] = [b""] * len(items)
+    starts, ends = graph.item_ptr[items].tolist(), graph.item_ptr[items + 1].tolist()
+    with_any = np.zeros(len(items), np.bool_)
+    sizes = np.diff(graph.item_ptr)[items]
+    edges = ranges(graph.item_ptr[items], sizes)
+    with_any[np.repeat(np.arange(len(items)), sizes)[extra[edges].any(axis=1)]] = True
+    with_any |= times[items].any(axis=1)
+    for at in np.flatnonzero(with_any).tolist():
+        rows = extra[starts[at] : ends[at]]
+        message = Message(half_life_ms=int(times[items[at], 0]), latest_ms=int(times[items[at], 1]))
+        for column in np.flatnonzero(rows.any(axis=0)).tolist():
+            setattr(message, EXTRA_FIELDS[column], rows[:, column].astype("<i8").tobytes())
+        fields[at] = message.SerializeToString()
+    return fields
+
+
+def _extra(messages: Sequence[Message], degrees: Int64) -> tuple[Int64 | None, Int64 | None]:
+    """Extra columns and times, None where no row has any."""
+    times = np.array([(message.half_life_ms, message.latest_ms) for message in messages], np.int64).reshape(-1, 2)
+    parts = [[getattr(message, name) for message in messages] for name in EXTRA_FIELDS]
+    if not times.any() and not any(any(column) for column in parts):
+        return None, None
+    extra = np.zeros((int(degrees.sum()), len(EXTRA_FIELDS)), np.int64)
+    for number, column in enumerate(parts):
+        given = np.repeat([bool(data) for data in column], degrees)
+        extra[given, number] = np.frombuffer(b"".join(column), "<i8")
+    return extra, times
 
 
 def _parse(item_id: str, data: bytes) -> parameters_pb2.ItemParametersColumns:
@@ -105,6 +161,10 @@ def _parse(item_id: str, data: bytes) -> parameters_pb2.ItemParametersColumns:
     degree = len(message.cluster_ids) // 4
     if len(message.cluster_ids) % 4 or any(len(c) != 8 * degree for c in (message.a, message.d, message.b)):
         raise ValueError(f'row "{item_id}": expected a, d, b parallel to {degree} cluster_ids')
+    if any(len(getattr(message, name)) not in (0, 8 * degree) for name in EXTRA_FIELDS):
+        raise ValueError(f'row "{item_id}": expected {", ".join(EXTRA_FIELDS)} parallel to cluster_ids or absent')
+    if not 0 <= message.latest_ms <= MAX_TIME_MS or not 0 <= message.half_life_ms <= MAX_HALF_LIFE_MS:
+        raise ValueError(f'row "{item_id}": expected latest_ms and half_life_ms within their ranges')
     if min(message.n, message.s, message.position) < 0:
         raise ValueError(f'row "{item_id}": expected n, s and position of at least 0')
     return message

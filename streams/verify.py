@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from bandits.backend import Backend
 from bandits.join_rule import JoinRule
@@ -16,7 +17,7 @@ from bandits.joiner import Joiner
 from bandits.joiner_change import Tally
 from bandits.learner import Learner
 from bandits.outcomes import Outcomes
-from bandits.sums import state_hash
+from bandits.sums import Int64, state_hash
 from freshet.v1 import state_pb2
 from streams import store as keys
 from streams.event_codec import Record, click_columns, impression_columns
@@ -152,7 +153,8 @@ def _join_again(store: Store, joiner: Joiner, expected: Outcomes, rule: JoinRule
         for offset, source in _sources(store, keys.CLICKS, joiner.clicks_position, expected.clicks_position)
     ]
     impressions, clicks = impression_columns(shown), click_columns(reactions, rule)
-    outcomes, change = joiner.join(impressions, clicks)
+    # Only where facts depend on the clock does the ledger say what it was.
+    outcomes, change = joiner.join(impressions, clicks, clock_ms=expected.clock_ms or None)
     joiner.apply(change)
     return outcomes, len(impressions.item_ids), len(clicks)
 
@@ -163,8 +165,9 @@ def _sources(store: Store, kind: bytes, start: int, end: int) -> Iterator[tuple[
 
 
 def _same_state(stored: Learner, folded: Learner) -> Check:
-    edges = np.flatnonzero((stored.sums.edge != folded.sums.edge).any(axis=1))
-    items = np.flatnonzero((stored.sums.item != folded.sums.item).any(axis=1))
+    one, other = stored.sums, folded.sums
+    edges = np.flatnonzero(_differing(one.edge, other.edge) | _differing(one.extra, other.extra))
+    items = np.flatnonzero(_differing(one.item, other.item) | _differing(one.times, other.times))
     ok = not len(edges) and not len(items)
     touched = int(np.count_nonzero(stored.sums.edge.any(axis=1)))
     detail = f"{touched} learned edges equal the fold of the ledger"
@@ -174,6 +177,15 @@ def _same_state(stored: Learner, folded: Learner) -> Check:
             f"{len(edges)} edges and {len(items)} items differ from the fold of the ledger, first items {names}"
         )
     return Check("state = fold(ledger)", ok, detail)
+
+
+def _differing(one: Int64 | None, other: Int64 | None) -> npt.NDArray[np.bool_]:
+    """Rows that differ; an absent table is one of zeros."""
+    zeros = np.zeros((1, 1), np.int64)
+    differs: npt.NDArray[np.bool_] = ((zeros if one is None else one) != (zeros if other is None else other)).any(
+        axis=1
+    )
+    return differs
 
 
 def _same_ledger(joined: _Rejoined) -> Check:

@@ -23,8 +23,8 @@ import numpy as np
 import structlog
 from faust.types import TP
 
+from bandits.edited_sums import clear_rows
 from bandits.graph import Graph
-from bandits.graph_edit import edges_of
 from bandits.learner import Learner
 from bandits.sums import Int32, Int64, Sums
 from freshet.v1 import kafka_state_pb2, parameters_pb2
@@ -73,8 +73,7 @@ class SharedSums:
     def clear(self, number: int) -> None:
         """Forget the rows of a partition."""
         items = self.items_of(number)
-        self.sums.edge[edges_of(self.graph, items)] = 0
-        self.sums.item[items] = 0
+        clear_rows(self.graph, self.sums, items)
         self.row_position[items] = 0
 
 

@@ -4,6 +4,7 @@
     python -m tests.streams.feeding_process FOLDER kill KILLS SEED  feed, be killed at random KILLS times, finish
 
 Every event is offered again until it was acknowledged, in order; the last line printed is how many there were.
+With FEED_AT_CLOSE in the environment impressions are in flight for a tenth of a second.
 """
 
 import os
@@ -14,10 +15,15 @@ import sys
 import time
 from collections import deque
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from bandits.join_rule import JoinRule
 from tests.bandits.event_columns import Event
-from tests.streams.loops import ITEMS, clicked, offer, shown, started
+from tests.streams.loops import ITEMS, NOW_MS, clicked, offer, shown, started
+
+AT_CLOSE = JoinRule(window_ms=100, resolution="at_close")
 
 _IN_FLIGHT = 20
 _MORE_THAN_IN_FLIGHT = 60
@@ -30,14 +36,25 @@ def event(number: int) -> Event:
     request = f"r{max(number // 4 + rng.randint(-6, 2), 0)}"
     item = rng.choice([*ITEMS, "nowhere"])
     if rng.random() < 0.6:
-        return clicked(request, item, rng.randint(0, 1 << 15))
+        return replace(clicked(request, item, rng.randint(0, 1 << 15)), occurred_ms=NOW_MS)
     context = tuple((cluster, rng.randint(1, 1 << 15)) for cluster in sorted(rng.sample(range(8), 3)))
-    return shown(request, *rng.sample(ITEMS, 3), context=context)
+    return replace(shown(request, *rng.sample(ITEMS, 3), context=context), occurred_ms=NOW_MS)
+
+
+def loop_settings(folder: Path, *, at_close: bool) -> dict[str, Any]:
+    """Rule and clock of the loop."""
+    if not at_close:
+        return {}
+    began = folder.parent / f"{folder.name}-began"  # the clock goes on from one process to the next
+    if not began.exists():
+        began.write_text(str(time.time_ns()))
+    start_ns = int(began.read_text())
+    return {"rule": AT_CLOSE, "clock_ms": lambda: NOW_MS + (time.time_ns() - start_ns) // 1_000_000}
 
 
 def feed(folder: Path, start: int, end: int | None, acknowledged: int) -> None:
     """Offer events from `start` on and write the number of each acknowledged one to a descriptor."""
-    loop = started(folder)
+    loop = started(folder, **loop_settings(folder, at_close="FEED_AT_CLOSE" in os.environ))
     os.write(acknowledged, b"%d\n" % start)
     waiting: deque[Future[None]] = deque()
     number = done = start

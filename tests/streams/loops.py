@@ -93,6 +93,7 @@ def impressions(*events: Shown) -> events_pb2.ImpressionBatch:
         impressions=[
             events_pb2.Impression(
                 request_id=event.request,
+                occurred_at_ms=event.occurred_ms,
                 context=events_pb2.ClusterWeights(
                     cluster_ids=[cluster for cluster, _ in event.context],
                     weights=[x / (1 << 15) for _, x in event.context],
@@ -108,7 +109,12 @@ def clicks(*events: Clicked) -> events_pb2.ClickBatch:
     """Clicks as a message."""
     return events_pb2.ClickBatch(
         clicks=[
-            events_pb2.Click(request_id=event.request, item_id=event.item, reward=event.reward / (1 << 15))
+            events_pb2.Click(
+                request_id=event.request,
+                item_id=event.item,
+                reward=event.reward / (1 << 15),
+                occurred_at_ms=event.occurred_ms,
+            )
             for event in events
         ]
     )

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandits.graph import Graph, build_graph
-from bandits.sums import Sums
+from bandits.join_rule import MAX_HALF_LIFE_MS
+from bandits.sums import OPEN, Sums
 from freshet.v1 import parameters_pb2
-from streams.row_codec import decode_rows, encode_rows, place_rows
+from streams.row_codec import EXTRA_FIELDS, decode_rows, encode_rows, place_rows
 from tests.streams.hostile_bytes import damaged
 
 DEGREES = (0, 1, 2, 2, 31, 32, 2_000, 0)
@@ -37,6 +38,13 @@ def random_sums(graph: Graph, seed: int) -> tuple[Sums, np.ndarray]:
     rng = np.random.default_rng(seed)
     largest = rng.choice([2, 2**63 - 1])
     sums = Sums(rng.integers(0, largest, (graph.n_edges, 3)), rng.integers(0, largest, (graph.n_items, 2)))
+    if seed % 3:
+        sums.extra = rng.integers(0, largest, (graph.n_edges, 6)) * rng.integers(0, 2, (1, 6))
+        sums.extra[:, OPEN] -= largest // 2 * rng.integers(0, 2)
+        sums.times = rng.integers(0, [MAX_HALF_LIFE_MS, 2**53], (graph.n_items, 2))
+        some = np.repeat(rng.integers(0, 2, graph.n_items), np.diff(graph.item_ptr))
+        sums.extra *= some[:, None]
+        sums.times *= rng.integers(0, 2, (graph.n_items, 1))
     return sums, rng.integers(1, 2**40, graph.n_items)
 
 
@@ -54,6 +62,10 @@ def test_rows_survive_the_store(seed: int, items: list[int], count: int) -> None
         taken = int(item in chosen)
         assert np.array_equal(back.edge[edges], sums.edge[edges] * taken)
         assert np.array_equal(back.item[item], sums.item[item] * taken)
+        for got, source, at in ((back.extra, sums.extra, edges), (back.times, sums.times, item)):
+            zero = np.zeros(1, np.int64)
+            expected = zero if source is None else source[at] * taken
+            assert ((zero if got is None else got[at]) == expected).all()
         assert back_position[item] == position[item] * taken
 
 
@@ -67,8 +79,13 @@ def test_rows_are_written_as_the_public_message_says() -> None:
         assert list(zip(public.a, public.d, public.b, strict=True)) == [
             tuple(row) for row in sums.edge[edges].tolist()
         ]
+        for column, name in enumerate(EXTRA_FIELDS):
+            expected = (
+                [] if sums.extra is None or not sums.extra[edges, column].any() else sums.extra[edges, column]
+            )
+            assert list(getattr(public, name)) == list(expected)
         assert [public.n, public.s, public.position] == [*sums.item[item].tolist(), position[item]]
-        assert public.SerializeToString() == record
+        assert parameters_pb2.ItemParameters.FromString(public.SerializeToString()) == public
         rows = decode_rows(["x"], [public.SerializeToString()])
         assert np.array_equal(rows.edge, sums.edge[edges])
     nothing = decode_rows(["x"], [parameters_pb2.ItemParameters().SerializeToString()])
@@ -101,6 +118,7 @@ def test_damaged_rows_are_refused_or_whole() -> None:
         assert rows.item.shape == (1, 2)
         assert not (rows.edge < 0).any()
         assert not (rows.item < 0).any()
+        assert rows.extra is None or (rows.extra.shape == (len(rows.edge), 6) and not (rows.extra[:, 1:] < 0).any())
     assert refused > 50
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66reshet/v1/parameters.proto\x12\nfreshet.v1\"}\n\x0eItemParameters\x12\x13\n\x0b\x63luster_ids\x18\x01 \x03(\x07\x12\t\n\x01\x61\x18\x02 \x03(\x10\x12\t\n\x01\x64\x18\x03 \x03(\x10\x12\t\n\x01\x62\x18\x04 \x03(\x10\x12\t\n\x01n\x18\x05 \x01(\x10\x12\t\n\x01s\x18\x06 \x01(\x10\x12\x10\n\x08position\x18\x07 \x01(\x10\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\"\x84\x01\n\x15ItemParametersColumns\x12\x13\n\x0b\x63luster_ids\x18\x01 \x01(\x0c\x12\t\n\x01\x61\x18\x02 \x01(\x0c\x12\t\n\x01\x64\x18\x03 \x01(\x0c\x12\t\n\x01\x62\x18\x04 \x01(\x0c\x12\t\n\x01n\x18\x05 \x01(\x10\x12\t\n\x01s\x18\x06 \x01(\x10\x12\x10\n\x08position\x18\x07 \x01(\x10\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\"\xf3\x02\n\rPartitionMark\x12\x10\n\x08position\x18\x01 \x01(\x04\x12J\n\x11\x61pplied_sequences\x18\x02 \x03(\x0b\x32/.freshet.v1.PartitionMark.AppliedSequencesEntry\x12\x42\n\rjoiner_epochs\x18\x03 \x03(\x0b\x32+.freshet.v1.PartitionMark.JoinerEpochsEntry\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x15\n\rgraph_version\x18\x05 \x01(\t\x12\x15\n\rfacts_applied\x18\x06 \x01(\x04\x12\x15\n\rfacts_unknown\x18\x07 \x01(\x04\x1a\x37\n\x15\x41ppliedSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x33\n\x11JoinerEpochsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66reshet/v1/parameters.proto\x12\nfreshet.v1\"\x89\x02\n\x0eItemParameters\x12\x13\n\x0b\x63luster_ids\x18\x01 \x03(\x07\x12\t\n\x01\x61\x18\x02 \x03(\x10\x12\t\n\x01\x64\x18\x03 \x03(\x10\x12\t\n\x01\x62\x18\x04 \x03(\x10\x12\t\n\x01n\x18\x05 \x01(\x10\x12\t\n\x01s\x18\x06 \x01(\x10\x12\x10\n\x08position\x18\x07 \x01(\x10\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x0c\n\x04open\x18\t \x03(\x10\x12\x0e\n\x06\x65xcess\x18\n \x03(\x10\x12\x0e\n\x06past_a\x18\x0b \x03(\x10\x12\x0e\n\x06past_d\x18\x0c \x03(\x10\x12\x0e\n\x06past_b\x18\r \x03(\x10\x12\x13\n\x0bpast_excess\x18\x0e \x03(\x10\x12\x14\n\x0chalf_life_ms\x18\x0f \x01(\x10\x12\x11\n\tlatest_ms\x18\x10 \x01(\x10\"\x90\x02\n\x15ItemParametersColumns\x12\x13\n\x0b\x63luster_ids\x18\x01 \x01(\x0c\x12\t\n\x01\x61\x18\x02 \x01(\x0c\x12\t\n\x01\x64\x18\x03 \x01(\x0c\x12\t\n\x01\x62\x18\x04 \x01(\x0c\x12\t\n\x01n\x18\x05 \x01(\x10\x12\t\n\x01s\x18\x06 \x01(\x10\x12\x10\n\x08position\x18\x07 \x01(\x10\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x0c\n\x04open\x18\t \x01(\x0c\x12\x0e\n\x06\x65xcess\x18\n \x01(\x0c\x12\x0e\n\x06past_a\x18\x0b \x01(\x0c\x12\x0e\n\x06past_d\x18\x0c \x01(\x0c\x12\x0e\n\x06past_b\x18\r \x01(\x0c\x12\x13\n\x0bpast_excess\x18\x0e \x01(\x0c\x12\x14\n\x0chalf_life_ms\x18\x0f \x01(\x10\x12\x11\n\tlatest_ms\x18\x10 \x01(\x10\"\xf3\x02\n\rPartitionMark\x12\x10\n\x08position\x18\x01 \x01(\x04\x12J\n\x11\x61pplied_sequences\x18\x02 \x03(\x0b\x32/.freshet.v1.PartitionMark.AppliedSequencesEntry\x12\x42\n\rjoiner_epochs\x18\x03 \x03(\x0b\x32+.freshet.v1.PartitionMark.JoinerEpochsEntry\x12\r\n\x05\x65poch\x18\x04 \x01(\x04\x12\x15\n\rgraph_version\x18\x05 \x01(\t\x12\x15\n\rfacts_applied\x18\x06 \x01(\x04\x12\x15\n\rfacts_unknown\x18\x07 \x01(\x04\x1a\x37\n\x15\x41ppliedSequencesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x33\n\x11JoinerEpochsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +35,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PARTITIONMARK_APPLIEDSEQUENCESENTRY']._serialized_options = b'8\001'
   _globals['_PARTITIONMARK_JOINEREPOCHSENTRY']._loaded_options = None
   _globals['_PARTITIONMARK_JOINEREPOCHSENTRY']._serialized_options = b'8\001'
-  _globals['_ITEMPARAMETERS']._serialized_start=43
-  _globals['_ITEMPARAMETERS']._serialized_end=168
-  _globals['_ITEMPARAMETERSCOLUMNS']._serialized_start=171
-  _globals['_ITEMPARAMETERSCOLUMNS']._serialized_end=303
-  _globals['_PARTITIONMARK']._serialized_start=306
-  _globals['_PARTITIONMARK']._serialized_end=677
-  _globals['_PARTITIONMARK_APPLIEDSEQUENCESENTRY']._serialized_start=569
-  _globals['_PARTITIONMARK_APPLIEDSEQUENCESENTRY']._serialized_end=624
-  _globals['_PARTITIONMARK_JOINEREPOCHSENTRY']._serialized_start=626
-  _globals['_PARTITIONMARK_JOINEREPOCHSENTRY']._serialized_end=677
+  _globals['_ITEMPARAMETERS']._serialized_start=44
+  _globals['_ITEMPARAMETERS']._serialized_end=309
+  _globals['_ITEMPARAMETERSCOLUMNS']._serialized_start=312
+  _globals['_ITEMPARAMETERSCOLUMNS']._serialized_end=584
+  _globals['_PARTITIONMARK']._serialized_start=587
+  _globals['_PARTITIONMARK']._serialized_end=958
+  _globals['_PARTITIONMARK_APPLIEDSEQUENCESENTRY']._serialized_start=850
+  _globals['_PARTITIONMARK_APPLIEDSEQUENCESENTRY']._serialized_end=905
+  _globals['_PARTITIONMARK_JOINEREPOCHSENTRY']._serialized_start=907
+  _globals['_PARTITIONMARK_JOINEREPOCHSENTRY']._serialized_end=958
 # @@protoc_insertion_point(module_scope)

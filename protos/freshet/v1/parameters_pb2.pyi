@@ -36,6 +36,14 @@ class ItemParameters(_message.Message):
     S_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    EXCESS_FIELD_NUMBER: _builtins.int
+    PAST_A_FIELD_NUMBER: _builtins.int
+    PAST_D_FIELD_NUMBER: _builtins.int
+    PAST_B_FIELD_NUMBER: _builtins.int
+    PAST_EXCESS_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_MS_FIELD_NUMBER: _builtins.int
+    LATEST_MS_FIELD_NUMBER: _builtins.int
     n: _builtins.int
     """Impressions of the item."""
     s: _builtins.int
@@ -46,6 +54,9 @@ class ItemParameters(_message.Message):
     """Which owner of the ledger partition wrote the row (Kafka topic only). A row that lies behind the fence of a
     higher epoch was written by an owner that had been replaced.
     """
+    half_life_ms: _builtins.int
+    """Half-life that the row is kept under, and the latest time that an impression in it was shown, in milliseconds."""
+    latest_ms: _builtins.int
     @_builtins.property
     def cluster_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clusters of the item's edges, ascending."""
@@ -62,6 +73,26 @@ class ItemParameters(_message.Message):
     def b(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Sum of x*r over rewards, unit 2^-30 (b of Eq. 9)."""
 
+    @_builtins.property
+    def open(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Parallel to cluster_ids, or absent where all of a row are 0.
+        Sum of x*x of impressions in flight, unit 2^-30.
+        """
+
+    @_builtins.property
+    def excess(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sum of (w - x)*r over rewards, unit 2^-30: where positions matter, b + excess is the sum of w*r."""
+
+    @_builtins.property
+    def past_a(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Where old impressions are forgotten: a, d, b and excess of the block of eight half-lives before the newest."""
+
+    @_builtins.property
+    def past_d(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def past_b(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def past_excess(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -73,10 +104,18 @@ class ItemParameters(_message.Message):
         s: _builtins.int = ...,
         position: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        open: _abc.Iterable[_builtins.int] | None = ...,
+        excess: _abc.Iterable[_builtins.int] | None = ...,
+        past_a: _abc.Iterable[_builtins.int] | None = ...,
+        past_d: _abc.Iterable[_builtins.int] | None = ...,
+        past_b: _abc.Iterable[_builtins.int] | None = ...,
+        past_excess: _abc.Iterable[_builtins.int] | None = ...,
+        half_life_ms: _builtins.int = ...,
+        latest_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "epoch", b"epoch", "n", b"n", "position", b"position", "s", b"s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "epoch", b"epoch", "excess", b"excess", "half_life_ms", b"half_life_ms", "latest_ms", b"latest_ms", "n", b"n", "open", b"open", "past_a", b"past_a", "past_b", b"past_b", "past_d", b"past_d", "past_excess", b"past_excess", "position", b"position", "s", b"s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -98,6 +137,14 @@ class ItemParametersColumns(_message.Message):
     S_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    EXCESS_FIELD_NUMBER: _builtins.int
+    PAST_A_FIELD_NUMBER: _builtins.int
+    PAST_D_FIELD_NUMBER: _builtins.int
+    PAST_B_FIELD_NUMBER: _builtins.int
+    PAST_EXCESS_FIELD_NUMBER: _builtins.int
+    HALF_LIFE_MS_FIELD_NUMBER: _builtins.int
+    LATEST_MS_FIELD_NUMBER: _builtins.int
     cluster_ids: _builtins.bytes
     """Little-endian uint32."""
     a: _builtins.bytes
@@ -108,6 +155,15 @@ class ItemParametersColumns(_message.Message):
     s: _builtins.int
     position: _builtins.int
     epoch: _builtins.int
+    open: _builtins.bytes
+    """Little-endian int64, or nothing."""
+    excess: _builtins.bytes
+    past_a: _builtins.bytes
+    past_d: _builtins.bytes
+    past_b: _builtins.bytes
+    past_excess: _builtins.bytes
+    half_life_ms: _builtins.int
+    latest_ms: _builtins.int
     def __init__(
         self,
         *,
@@ -119,10 +175,18 @@ class ItemParametersColumns(_message.Message):
         s: _builtins.int = ...,
         position: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        open: _builtins.bytes = ...,
+        excess: _builtins.bytes = ...,
+        past_a: _builtins.bytes = ...,
+        past_d: _builtins.bytes = ...,
+        past_b: _builtins.bytes = ...,
+        past_excess: _builtins.bytes = ...,
+        half_life_ms: _builtins.int = ...,
+        latest_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "epoch", b"epoch", "n", b"n", "position", b"position", "s", b"s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "epoch", b"epoch", "excess", b"excess", "half_life_ms", b"half_life_ms", "latest_ms", b"latest_ms", "n", b"n", "open", b"open", "past_a", b"past_a", "past_b", b"past_b", "past_d", b"past_d", "past_excess", b"past_excess", "position", b"position", "s", b"s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -404,11 +404,14 @@ class ExplainRequest(_message.Message):
     ITEM_ID_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """Required."""
     mode: _events_pb2.Mode.ValueType
     seed: _builtins.int
     """The seed of the reply to be explained (Thompson draws depend on it)."""
+    surface: _builtins.str
+    """Where the slate was shown, for the budget of that surface (optional). At most 64 bytes."""
     @_builtins.property
     def user_embedding(self) -> _events_pb2.Embedding: ...
     @_builtins.property
@@ -421,10 +424,11 @@ class ExplainRequest(_message.Message):
         item_id: _builtins.str = ...,
         mode: _events_pb2.Mode.ValueType = ...,
         seed: _builtins.int | None = ...,
+        surface: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "cluster_weights", b"cluster_weights", "context", b"context", "seed", b"seed", "user_embedding", b"user_embedding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "cluster_weights", b"cluster_weights", "context", b"context", "item_id", b"item_id", "mode", b"mode", "seed", b"seed", "user_embedding", b"user_embedding"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "cluster_weights", b"cluster_weights", "context", b"context", "item_id", b"item_id", "mode", b"mode", "seed", b"seed", "surface", b"surface", "user_embedding", b"user_embedding"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
@@ -451,17 +455,23 @@ class EdgeTerm(_message.Message):
     B_FIELD_NUMBER: _builtins.int
     MEAN_FIELD_NUMBER: _builtins.int
     VARIANCE_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.int
     weight: _builtins.float
     """Weight w of the cluster in the context."""
     edge: _builtins.bool
     """False if the graph has no edge from this cluster to the item: the term is then zero."""
     a: _builtins.float
+    """Sums that the score is computed from: brought to one time where old impressions are forgotten; d with what is in
+    flight; b free of positions, or grown as d, where the estimator asks for it.
+    """
     d: _builtins.float
     b: _builtins.float
     mean: _builtins.float
     """This edge's part of the mean and of the squared width."""
     variance: _builtins.float
+    in_flight: _builtins.float
+    """What of d is in flight: impressions whose window has not closed."""
     def __init__(
         self,
         *,
@@ -473,10 +483,11 @@ class EdgeTerm(_message.Message):
         b: _builtins.float = ...,
         mean: _builtins.float = ...,
         variance: _builtins.float = ...,
+        in_flight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_id", b"cluster_id", "d", b"d", "edge", b"edge", "mean", b"mean", "variance", b"variance", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_id", b"cluster_id", "d", b"d", "edge", b"edge", "in_flight", b"in_flight", "mean", b"mean", "variance", b"variance", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,6 +508,7 @@ class ExplainResponse(_message.Message):
     GRAPH_VERSION_FIELD_NUMBER: _builtins.int
     PARAMETERS_POSITION_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    EXPLORATION_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     mean: _builtins.float
     width: _builtins.float
@@ -507,6 +519,10 @@ class ExplainResponse(_message.Message):
     policy: _builtins.str
     graph_version: _builtins.str
     mode: _events_pb2.Mode.ValueType
+    exploration: _builtins.str
+    """Where exploration is bounded: "in_lane", or why the item is ranked by its mean: "graduated", "known", "old",
+    "item_cap", "cluster_cap", "budget_spent". Empty where nothing bounds it.
+    """
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeTerm]: ...
     @_builtins.property
@@ -525,10 +541,11 @@ class ExplainResponse(_message.Message):
         graph_version: _builtins.str = ...,
         parameters_position: _abc.Iterable[_builtins.int] | None = ...,
         mode: _events_pb2.Mode.ValueType = ...,
+        exploration: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["graph_version", b"graph_version", "item_id", b"item_id", "mean", b"mean", "mode", b"mode", "n", b"n", "parameters_position", b"parameters_position", "policy", b"policy", "s", b"s", "score", b"score", "terms", b"terms", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exploration", b"exploration", "graph_version", b"graph_version", "item_id", b"item_id", "mean", b"mean", "mode", b"mode", "n", b"n", "parameters_position", b"parameters_position", "policy", b"policy", "s", b"s", "score", b"score", "terms", b"terms", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
