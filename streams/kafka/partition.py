@@ -9,12 +9,14 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from faust.types import TP
 
 from bandits.backend import Backend
 from streams.kafka.chunk import Chunk
 from streams.kafka.sender import Sender
+from streams.kafka.source_codec import ClickDecoder, ImpressionDecoder, click_decoder, impression_decoder
 from streams.kafka.transport import ChunkConsumer
 from streams.kafka.worker_settings import WorkerSettings
 from streams.topics import TopicNames
@@ -43,6 +45,16 @@ class Surroundings:
     sender: Sender
     backend: Backend
     ledger_partitions: int
+
+    def __post_init__(self) -> None:
+        # What has to be compiled is compiled here, before the worker joins its group: later the group would wait.
+        _ = self.decoders
+
+    @cached_property
+    def decoders(self) -> tuple[ImpressionDecoder, ClickDecoder]:
+        """What reads the records of both source topics."""
+        rule = self.settings.rule
+        return impression_decoder(rule), click_decoder(rule)
 
 
 class Partition(abc.ABC):

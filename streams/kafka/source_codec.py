@@ -18,7 +18,7 @@ Invariant: every record, or every event of a batch, is either handed on or refus
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic
+from typing import Any, Generic, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -229,7 +229,11 @@ class SourceDecoder(Generic[Message, Columns]):
         return f"{self._single.DESCRIPTOR.name} or {self._batch.DESCRIPTOR.name}"
 
 
-def impression_decoder(rule: JoinRule) -> SourceDecoder[events_pb2.Impression, Impressions]:
+ImpressionDecoder: TypeAlias = SourceDecoder[events_pb2.Impression, Impressions]
+ClickDecoder: TypeAlias = SourceDecoder[events_pb2.Click, Clicks]
+
+
+def impression_decoder(rule: JoinRule) -> ImpressionDecoder:
     """Reads freshet.impressions.v1."""
     return SourceDecoder(
         events_pb2.Impression,
@@ -242,7 +246,7 @@ def impression_decoder(rule: JoinRule) -> SourceDecoder[events_pb2.Impression, I
     )
 
 
-def click_decoder(rule: JoinRule) -> SourceDecoder[events_pb2.Click, Clicks]:
+def click_decoder(rule: JoinRule) -> ClickDecoder:
     """Reads freshet.clicks.v1."""
     return SourceDecoder(
         events_pb2.Click,

@@ -2,8 +2,6 @@
 
 Promises: nothing at or behind the given end is read; a reader answers -1 instead of a place where it finds
 anything but the usual form of what it reads, be it wrong or merely rare.
-
-Numba's cache of a function that calls these does not notice when this file changes: touch `scan` along with it.
 """
 
 from typing import Any

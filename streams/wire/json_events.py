@@ -2,9 +2,8 @@
 
 Promises: an event that is read is one of which `json_format.ParseDict` would have made a message that
 `streams.validation` passes, with the same values. Keys are those of the schema or their camelCase, in any order;
-unknown ones with a plain value are passed over. Anything else, such as a key that comes twice, null, or a number in
-a string other than a time, makes the event unusual. Numba's cache does not notice when this file changes: touch
-`scan` along with it.
+unknown ones with a plain value are passed over. Anything else, such as a key that comes twice, null, or a
+decimal in a string, makes the event unusual.
 """
 
 import numpy as np

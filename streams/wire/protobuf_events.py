@@ -2,8 +2,7 @@
 
 Promises: an event that is read is one that protobuf would have parsed and `streams.validation` passed, with the
 same values: the last of a scalar that comes twice, repeated numbers packed or not or both. Anything else, such as
-an unknown field, a wrong wire type, a context in two pieces or a bad value, makes the event unusual. Numba's cache
-does not notice when this file changes: touch `scan` along with it.
+an unknown field, a wrong wire type, a context in two pieces or a bad value, makes the event unusual.
 """
 
 import numpy as np

@@ -4,9 +4,15 @@ Promises: a record is taken whole or not at all: with any unusual event in it (s
 it is handed over, and nothing of it is left. Rows are in the order of the records.
 """
 
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numba import njit
 
+from bandits import numba_memory
 from bandits.numba_memory import load, pointer, store
 from streams.wire.fields import extent, with_room
 from streams.wire.json_events import behind_click, behind_impression
@@ -102,8 +108,8 @@ def _impressions_of_protobuf(data, at, end, record, now_ms, bounds, out, work): 
     return fine and at == end
 
 
-@njit(cache=True, nogil=True)
-def scan_impressions(data, ends, now_ms, bounds, words, out, outcome):  # type: ignore[no-untyped-def]
+@njit
+def _scan_impressions(data, ends, now_ms, bounds, words, out, outcome):  # type: ignore[no-untyped-def]
     """Impressions of all records that are to be tried.
 
     Args:
@@ -170,8 +176,8 @@ def _clicks_of_protobuf(data, at, end, record, now_ms, bounds, words, default, o
     return fine and at == end
 
 
-@njit(cache=True, nogil=True)
-def scan_clicks(data, ends, now_ms, bounds, words, default, out, outcome):  # type: ignore[no-untyped-def]
+@njit
+def _scan_clicks(data, ends, now_ms, bounds, words, default, out, outcome):  # type: ignore[no-untyped-def]
     """Clicks of all records that are to be tried.
 
     Args:
@@ -198,3 +204,32 @@ def scan_clicks(data, ends, now_ms, bounds, words, default, out, outcome):  # ty
         outcome[record] = DONE if fine else HAND_OVER
         if not fine:
             out.ended[0] = clicks
+
+
+def _entries(sources: int) -> tuple[Any, Any]:
+    """The scans as they are called from outside, cached on disk for these sources."""
+
+    @njit(cache=True, nogil=True)
+    def scan_impressions(data, ends, now_ms, bounds, words, out, outcome):  # type: ignore[no-untyped-def]
+        if sources >= 0:  # a value from outside the function becomes part of the key in Numba's cache
+            _scan_impressions(data, ends, now_ms, bounds, words, out, outcome)
+
+    @njit(cache=True, nogil=True)
+    def scan_clicks(data, ends, now_ms, bounds, words, default, out, outcome):  # type: ignore[no-untyped-def]
+        if sources >= 0:
+            _scan_clicks(data, ends, now_ms, bounds, words, default, out, outcome)
+
+    return scan_impressions, scan_clicks
+
+
+def fingerprint(sources: Iterable[Path]) -> int:
+    """A number that changes with the text of any of these files.
+
+    Numba compiles a function anew when its own file changes, but does not see the files of what it calls.
+    """
+    return zlib.crc32(b"".join(source.read_bytes() for source in sorted(sources)))
+
+
+scan_impressions, scan_clicks = _entries(
+    fingerprint([*Path(__file__).parent.glob("*.py"), Path(numba_memory.__file__)])
+)

@@ -1,7 +1,6 @@
 """Compiled checks of what a scan has read, shared by the encodings: contexts, times, and a slate as a whole.
 
-Promises: what passes here would pass `streams.validation`; what does not is for it to judge. Numba's cache does
-not notice when this file changes: touch `scan` along with it.
+Promises: what passes here would pass `streams.validation`; what does not is for it to judge.
 """
 
 import numpy as np
