@@ -15,8 +15,6 @@ the same sequence, and learners drop what they have. Only one micro-batch is on 
 last one in the ledger can be incomplete.
 """
 
-import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,12 +31,10 @@ from streams.kafka.joiner_store import JoinerStore, with_owner
 from streams.kafka.ledger import Place, encode_parts
 from streams.kafka.partition import Partition, Surroundings
 from streams.kafka.sender import Outgoing
-from streams.kafka.side_by_side import SideBySide
 from streams.kafka.source_codec import DecodedColumns
 
 # How far the broker's clock and this machine's may disagree before a click could miss its impression.
 _CLOCK_MARGIN_MS = 5_000
-_LOOK_AGAIN_S = 0.02
 
 
 class JoinerPartition(Partition):
@@ -65,9 +61,6 @@ class JoinerPartition(Partition):
             ledger_partitions=around.ledger_partitions,
         )
         self.epoch = 0  # set by the takeover
-        self._fetched = SideBySide(self.tps, max_batch_bytes=around.settings.max_batch_bytes)
-        self._held: set[TP] = set()
-        self._committing = False
         self._impression_decoder, self._click_decoder = around.decoders
 
     def positions(self) -> Mapping[TP, int]:
@@ -78,45 +71,6 @@ class JoinerPartition(Partition):
     def due_in_s(self) -> float | None:
         """Nothing is due without events."""
         return None
-
-    async def deliver(self, chunk: Chunk) -> None:
-        """Take a chunk; waits while a micro-batch is being committed and too many are waiting."""
-        most = self.around.settings.max_waiting_chunks
-        while self._committing and not self._closed and sum(map(self._fetched.chunks_of, self.tps)) >= most:
-            self._room.clear()
-            await self._room.wait()
-        self._fetched.add(chunk)
-        self._arrived.set()
-
-    async def _take(self) -> list[Chunk]:
-        """Waiting chunks of both topics up to the same time of ingestion, as many as make one micro-batch."""
-        self._committing = False
-        while True:
-            self._room.set()
-            seen = {tp: self.around.consumer.thread.seen(tp) for tp in self.tps}
-            head = self.state.head
-            chunks = self._fetched.take(
-                self.positions(),
-                {tp: at.end if at else None for tp, at in seen.items()},
-                {self.impressions: head.impressions_clock_ms, self.clicks: head.clicks_clock_ms},
-            )
-            self._missed = self._fetched.missed
-            self._arrived.clear()
-            await self._hold_back()
-            if chunks or self._missed:
-                self._committing = True
-                return chunks
-            with contextlib.suppress(TimeoutError):
-                # While something waits for the other topic, that may turn out to have been read to its end.
-                await asyncio.wait_for(self._arrived.wait(), _LOOK_AGAIN_S if self._fetched else None)
-
-    async def _hold_back(self) -> None:
-        """Fetch no more of a topic that is ahead of the other: what waits is bounded."""
-        for tp in self.tps:
-            full = self._fetched.chunks_of(tp) >= max(self.around.settings.max_waiting_chunks // 2, 1)
-            if full != (tp in self._held):
-                (self._held.add if full else self._held.discard)(tp)
-                await self.around.consumer.thread.hold(tp, full)
 
     async def commit(self, chunks: Sequence[Chunk]) -> None:
         """Make a micro-batch durable; the steps are those of the module's head."""
@@ -160,7 +114,6 @@ class JoinerPartition(Partition):
 
     def close(self) -> None:
         """Close the store."""
-        self._fetched.clear()
         self.state.close()
 
     def _join(self, chunks: Sequence[Chunk]) -> tuple[kafka_state_pb2.JoinerHead, JoinerChange, list[Outgoing]]:
