@@ -22,6 +22,7 @@ from server.graph_watch import GraphWatch
 from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
 from server.http import HttpServer
 from server.item_places import ItemPlaces
+from server.life_cycle import Budgets, Exploration
 from server.limits import PRIOR_REFIT_S, SMALLEST_LOOP_GRACE_S, WARM_UP_CANDIDATES
 from server.listener import Listener
 from server.logs import make_logger
@@ -82,6 +83,7 @@ class App:
         self._http: HttpServer | None = None
         self._vitals: Vitals | None = None
         self._watch: GraphWatch | None = None
+        self._exploration: Exploration | None = None
         self._addresses: Addresses | None = None
         self._stopping = threading.Lock()  # taken once, by the one who stops
         self._stopped = threading.Event()
@@ -170,6 +172,7 @@ class App:
             self.loop, graph_dir=settings.graph_dir, places=ItemPlaces(tower), clock_ms=self._clock_ms
         )
         self._watch = self._make_watch(changes)
+        self._exploration = self._make_exploration()
         parts = Parts(
             settings=settings,
             loop=self.loop,
@@ -180,6 +183,7 @@ class App:
             health=self.health,
             gates=gates,
             changes=changes,
+            exploration=self._exploration,
             refusal=lambda: self._watch.refusal if self._watch else "",
             version=self.version,
             clock_ms=self._clock_ms,
@@ -219,12 +223,23 @@ class App:
             log=self._log,
         )
 
+    def _make_exploration(self) -> Exploration | None:
+        group = self.settings.life_cycle
+        if not group.is_set:
+            return None
+        budgets = Budgets(items=group.budgets, window_ms=round(group.budget_window_s * 1e3))
+        exploration = Exploration(group.rules(), budgets, clock_ms=self._clock_ms)
+        self.metrics.registry.register(exploration)
+        return exploration
+
     def _on_sample(self, sample: Sample) -> None:
         if sample.loop.failed and not self._failure_logged:
             self._failure_logged = True
             self._log.error("learning_stopped", reason=sample.loop.failed)
         self.health.update(ready=sample.ready, failed=sample.loop.failed)
         parameters = self.snapshot.current
+        if parameters and self._exploration:
+            self._exploration.look(parameters)
         graph, at_s = self._prior_fitted
         if parameters and (parameters.graph.version != graph or sample.at_s - at_s >= PRIOR_REFIT_S):
             self._rules.refit(parameters)

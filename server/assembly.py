@@ -13,6 +13,7 @@ from server.gate import Gate
 from server.graph_changes import GraphChanges
 from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
 from server.interceptor import ServiceRules
+from server.life_cycle import Exploration
 from server.listener import SPARE_THREADS, Listener
 from server.loops import Loop
 from server.metrics import Metrics
@@ -40,6 +41,7 @@ class Parts:
         gates: admission.
         changes: of the graph.
         refusal: why the latest artifact in the watched directory was refused.
+        exploration: bounds it; None = nothing does.
         version: release of the server.
         clock_ms: Unix milliseconds.
     """
@@ -54,6 +56,7 @@ class Parts:
     gates: "Gates"
     changes: GraphChanges
     refusal: Callable[[], str]
+    exploration: Exploration | None
     version: str
     clock_ms: Callable[[], int]
 
@@ -145,8 +148,9 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
         recording=parts.gates.recording,
         metrics=parts.metrics,
         clock_ms=parts.clock_ms,
+        exploration=parts.exploration,
     )
-    if settings.backend != "numpy":
+    if settings.backend != "numpy" and parts.exploration is None:
         from server.lane.score_lane import ScoreLane
 
         lane = ScoreLane(

@@ -84,6 +84,7 @@ def check_explain(request: recommender_pb2.ExplainRequest) -> None:
         Refused: INVALID_ARGUMENT naming the first bad field.
     """
     check_text("item_id", request.item_id, smallest=1)
+    check_text("surface", request.surface, largest=limits.MAX_SURFACE_BYTES)
     _check_mode(request.mode)
     _check_user_given(request)
 

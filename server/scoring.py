@@ -4,6 +4,7 @@ Invariants: every number that leaves is finite (I6): an unseen edge counts as `S
 sums, the settings and the seed alone, so that the same three give the same slate again (I12).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import numpy as np
 
 from bandits.context import Context
 from bandits.graph import Int32
+from bandits.life_cycle import IN_LANE, Int8, settled
 from bandits.policies import (
     DRAWN_MODES,
     MODES,
@@ -94,7 +96,15 @@ class FilledSlate:
     estimated: bool
 
 
-def fill_slate(sums: CandidateSums, *, mode: str, slate_size: int, seed: int, rules: SlateRules) -> FilledSlate:
+def fill_slate(
+    sums: CandidateSums,
+    *,
+    mode: str,
+    slate_size: int,
+    seed: int,
+    rules: SlateRules,
+    lane: Callable[[Scores], Int8] | None = None,
+) -> FilledSlate:
     """Score candidates and pick a slate of them.
 
     Args:
@@ -103,8 +113,11 @@ def fill_slate(sums: CandidateSums, *, mode: str, slate_size: int, seed: int, ru
         slate_size: 1 or more; the slate is shorter if there are fewer candidates.
         seed: 0 <= seed < 2^64.
         rules: how.
+        lane: says of the scored candidates who is in the exploration lane; None = all are.
     """
     scores = score(mode, sums, rules.policy, seed)
+    states = lane(scores) if lane else None
+    scores = scores if states is None else settled(scores, states)
     explore_share = rules.share_of(mode)
     slate = pick(
         scores.score,
@@ -118,6 +131,8 @@ def fill_slate(sums: CandidateSums, *, mode: str, slate_size: int, seed: int, ru
     estimated = mode in DRAWN_MODES
     if estimated and len(chosen):
         redraws = redraw(mode, sums, rules.policy, seed, rules.draws_for(len(sums.keys)))
+        if states is not None:
+            redraws = np.where(states == IN_LANE, redraws, scores.mean)
         propensity = estimate_propensity(slate, redraws, top_m=rules.top_m, explore_share=explore_share)
     return FilledSlate(
         chosen=chosen,

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from bandits.join_rule import MAX_REWARD_CAP, JoinRule, Resolution
 from bandits.policy_settings import Estimator, PolicySettings, Unseen
 from bandits.reward_rule import Aggregation
+from bandits.life_cycle import LifeCycle
 from server.limits import MAX_SLATE
 from streams.embedded import LoopLimits
 
@@ -71,6 +72,41 @@ class SlateGroup(_Group):
     top_m: int = Field(default=1, ge=1, le=MAX_SLATE, description="the best so many are permuted uniformly")
     explore_share: float = Field(default=0.0, ge=0, le=1, description="share of slots drawn from all candidates")
     propensity_draws: int = Field(default=64, ge=1, le=10_000, description="redraws behind a Thompson propensity")
+
+
+class LifeCycleGroup(_Group):
+    """`bandits.life_cycle.LifeCycle` and the budgets of surfaces: when exploration of an item, or any, ends."""
+
+    graduate_rewards: float | None = Field(default=None, gt=0, description="rewards in all")
+    graduate_width: float | None = Field(default=None, gt=0, description="width in the user's context")
+    max_age_s: float | None = Field(default=None, gt=0, description="since the item was published")
+    max_item_impressions: float | None = Field(default=None, gt=0, description="impressions in all")
+    max_cluster_impressions: float | None = Field(default=None, gt=0, description="of items in the lane")
+    budgets: dict[str, int] = Field(default_factory=dict, description='explored items by surface; "*" = any other')
+    budget_window_s: float = Field(default=3_600.0, gt=0, description="after which budgets are whole again")
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets_are_counts(cls, value: dict[str, int]) -> dict[str, int]:
+        for surface, items in value.items():
+            if items < 0:
+                raise ValueError(f"expected items of {surface!r} to be 0 or more, got {items}")
+        return value
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything bounds exploration."""
+        return self != LifeCycleGroup(budget_window_s=self.budget_window_s)
+
+    def rules(self) -> LifeCycle:
+        """As the policies take them."""
+        return LifeCycle(
+            graduate_rewards=self.graduate_rewards,
+            graduate_width=self.graduate_width,
+            max_age_ms=None if self.max_age_s is None else self.max_age_s * 1e3,
+            max_item_impressions=self.max_item_impressions,
+            max_cluster_impressions=self.max_cluster_impressions,
+        )
 
 
 class ContextGroup(_Group):
@@ -168,6 +204,7 @@ class Settings(BaseSettings):
     backend: Literal["auto", "numba", "numpy"] = "auto"
     policy: PolicyGroup = PolicyGroup()
     slate: SlateGroup = SlateGroup()
+    life_cycle: LifeCycleGroup = LifeCycleGroup()
     context: ContextGroup = ContextGroup()
     join: JoinGroup = JoinGroup()
     loop: LoopGroup = LoopGroup()
