@@ -10,11 +10,14 @@ import numpy as np
 from numba import njit
 
 from bandits.numba_addresses import float32_at
-from bandits.numba_memory import load, pointer, store
+from bandits.numba_memory import advance, load, pointer, store
 from bandits.sums import UNIT
 
 # The row of a graph's centroids: address, count, dimensions. Beside it the largest magnitude of any number in them.
 CENTROIDS = ("centroids", "n_clusters", "dim")
+_BLOCK_NUMBERS = (
+    4096  # of centroids that are multiplied with one embedding after the other: half of the first cache
+)
 
 
 @njit(fastmath={"reassoc", "contract", "nsz"})
@@ -47,19 +50,32 @@ def is_direction(embedding, dim):  # type: ignore[no-untyped-def]
 
 
 @njit
-def resolve(row, largest, embedding, k, temperature, clusters, weights):  # type: ignore[no-untyped-def]
-    """Clusters and weights of a direction, written to two pointers; how many.
+def rough_products(row, embeddings, count, rough):  # type: ignore[no-untyped-def]
+    """Inner products of some embeddings with all centroids, float32, `rough` of shape (count, n_clusters).
+
+    Centroids are taken block by block, so that they are read from memory once for all embeddings.
+    """
+    centroids, n_clusters, dim = float32_at(load(row, 0)), load(row, 1), load(row, 2)
+    step = max(1, _BLOCK_NUMBERS // dim)
+    for start in range(0, n_clusters, step):
+        for one in range(count):
+            embedding = advance(embeddings, one * dim)
+            for c in range(start, min(start + step, n_clusters)):
+                rough[one, c] = _rough_product(centroids, c * dim, embedding, dim)
+
+
+@njit
+def nearest_of(row, largest, embedding, rough, k, temperature, clusters, weights):  # type: ignore[no-untyped-def]
+    """Clusters and weights of a direction, whose rough products are known, written to two pointers; how many.
 
     `row` is a pointer to `CENTROIDS`; `embedding` one to float32 that `is_direction`; `clusters` (int32) and
     `weights` (float64) have room for k.
     """
     centroids, n_clusters, dim = float32_at(load(row, 0)), load(row, 1), load(row, 2)
     k = min(k, n_clusters)
-    rough = np.empty(n_clusters, np.float32)
     best = np.full(k, -np.inf, np.float32)
     for c in range(n_clusters):
-        product = _rough_product(centroids, c * dim, embedding, dim)
-        rough[c] = product
+        product = rough[c]
         if product > best[k - 1]:
             at = k - 1
             while at > 0 and best[at - 1] < product:
@@ -76,12 +92,20 @@ def resolve(row, largest, embedding, k, temperature, clusters, weights):  # type
         at = k
         while at > 0 and exact[at - 1] < product:
             at -= 1
+        for to in range(k - 1, at, -1):
+            exact[to], nearest[to] = exact[to - 1], nearest[to - 1]
         if at < k:
-            exact[at + 1 :] = exact[at : k - 1].copy()
-            nearest[at + 1 :] = nearest[at : k - 1].copy()
             exact[at], nearest[at] = product, c
     _weigh(exact, nearest, temperature, clusters, weights)
     return k
+
+
+@njit
+def resolve(row, largest, embedding, k, temperature, clusters, weights):  # type: ignore[no-untyped-def]
+    """As `nearest_of`, of one embedding whose products are yet to be found."""
+    rough = np.empty((1, load(row, 1)), np.float32)
+    rough_products(row, embedding, 1, rough)
+    return nearest_of(row, largest, embedding, rough[0], k, temperature, clusters, weights)
 
 
 @njit

@@ -1,5 +1,6 @@
 """The two ways of a Score over one snapshot: the service, and the lane."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from server.gate import Gate
 from server.lane.score_lane import ScoreLane
 from server.metrics import Metrics
 from server.recommender import ContextRules, RecommenderService
-from server.rules import RulesInForce
+from server.rules import NamedRules
 from server.scoring import SlateRules
 from server.snapshot import Snapshot
 from streams.change import Change
@@ -45,7 +46,7 @@ class Ways:
         self.snapshot.apply(learned(self.graph, rng, 300))
         slate = SlateRules(PolicySettings(), **({"top_m": 1, "explore_share": 0.0, "propensity_draws": 9} | rules))
         self.metrics, self.lane_metrics = Metrics(), Metrics()
-        common: dict[str, Any] = {"snapshot": self.snapshot, "rules": RulesInForce(slate, fit_prior=False)}
+        common: dict[str, Any] = {"snapshot": self.snapshot, "rules": SimpleNamespace(current=NamedRules.of(slate))}
         self.service = RecommenderService(
             **common,
             context_rules=ContextRules(k=3, temperature=0.5),
