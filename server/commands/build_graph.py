@@ -14,6 +14,7 @@ import click
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail, json_option, note, print_json, rows_progress
 
 if TYPE_CHECKING:
+    from bandits.graph import Float32
     from streams.corpus.report import GraphCounts, GraphReport, Spread
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -23,6 +24,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--users", required=True, type=_FILE, help="User embeddings: .npy (n, dim) or .parquet.")
 @click.option("--items", required=True, type=_FILE, help="Item embeddings of the same dim: .npy or .parquet.")
 @click.option("--item-ids", type=_FILE, help="Item ids, one a line; not needed if a Parquet file has them.")
+@click.option("--leave-out", type=_FILE, help="Ids of items to leave out of the graph, one a line.")
 @click.option("--clusters", "n_clusters", required=True, type=click.IntRange(1, 1_000_000), help="C.")
 @click.option(
     "--top-w", default=200, show_default=True, type=click.IntRange(1, 100_000), help="Items of a cluster."
@@ -61,6 +63,7 @@ def build_graph(
     users: Path,
     items: Path,
     item_ids: Path | None,
+    leave_out: Path | None,
     n_clusters: int,
     top_w: int,
     least_clusters: int,
@@ -102,12 +105,15 @@ def build_graph(
         ids = read_ids(item_ids) if item_ids else item_rows.ids
         if ids is None:
             raise CorpusError(f"{items}: expected --item-ids, as the file holds no ids")
+        item_values = item_rows.values
+        if leave_out:
+            item_values, ids = _left_in(item_values, ids, leave_out)
         old = load_graph(inherit_from) if inherit_from else None
         old_rows = read_embeddings(old_users).values if old_users else user_rows
         start = first_centroids(old, old_rows, user_rows, k=k, temperature=temperature) if old else None
         corpus = build_corpus(
             users=user_rows,
-            items=item_rows.values,
+            items=item_values,
             item_ids=ids,
             clusters=settings,
             start=start,
@@ -140,6 +146,23 @@ def build_graph(
         print_json(_as_json(report))
     else:
         _show(report, out)
+
+
+def _left_in(values: "Float32", ids: list[str], leave_out: Path) -> "tuple[Float32, list[str]]":
+    """Rows and ids of the items that the file does not name."""
+    import numpy as np
+
+    from streams.corpus.embeddings import read_ids
+    from streams.corpus.errors import CorpusError
+
+    out = set(read_ids(leave_out))
+    unknown = out - set(ids)
+    if unknown:
+        raise CorpusError(f"{leave_out}: expected ids of the items, got {min(unknown)!r}")
+    kept = [row for row, item_id in enumerate(ids) if item_id not in out]
+    if not kept:
+        raise CorpusError(f"{leave_out}: expected to leave items in, got all {len(ids)} of them")
+    return values[np.array(kept)], [ids[row] for row in kept]
 
 
 def _as_json(report: "GraphReport") -> dict[str, Any]:

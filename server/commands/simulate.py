@@ -1,10 +1,15 @@
-"""`freshet simulate`: simulated users against a running server, or against the library alone."""
+"""`freshet simulate`: simulated users against a running server, or against the library alone.
+
+Invariant: exactly one of a server, the library and the writing of a graph is used.
+"""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from server.commands.demo import user_options
 from server.commands.output import (
@@ -18,12 +23,27 @@ from server.commands.output import (
     rows_progress,
 )
 from server.commands.serve import MODES
+from server.commands.simulate_world import WorldRun, draw, make_scene, read_beside, told, use_server
 
 if TYPE_CHECKING:
     from server.demo.scene import ClickModelName, Scene
     from server.demo.tally import Tally
     from server.demo.users import Habits
 
+_NOT_WITH_WORLD = {
+    "users": "users",
+    "drift_s": "drift",
+    "seconds": "seconds",
+    "csv_file": "csv",
+    "points": "points",
+}
+_WITH_WORLD = {
+    "slates": "slates",
+    "operations_address": "operations-address",
+    "picture": "picture",
+    "beside": "beside",
+}
+_FILE = click.Path(path_type=Path, dir_okay=False)
 _COLUMNS = ("start_s", "end_s", "slates", "reward", "expected", "uniform", "best", "explored_share")
 
 
@@ -35,6 +55,25 @@ _COLUMNS = ("start_s", "end_s", "slates", "reward", "expected", "uniform", "best
 @click.option("--write-graph", type=click.Path(path_type=Path), help="Write the world's graph there, for `serve`.")
 @click.option(
     "--seconds", default=60.0, show_default=True, type=click.FloatRange(1, 86_400), help="How long, with --address."
+)
+@click.option(
+    "--world",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="With --address: held-out users, as `freshet train --held-out` writes them.",
+)
+@click.option(
+    "--slates",
+    default=20_000,
+    show_default=True,
+    type=click.IntRange(10, 10_000_000),
+    help="How many, with --world.",
+)
+@click.option(
+    "--operations-address", metavar="HOST:PORT", help="With --world: publish its new items to the server there."
+)
+@click.option("--picture", type=_FILE, help="With --world: draw the run there, as .svg or .png.")
+@click.option(
+    "--beside", type=_FILE, multiple=True, help="Earlier --json results to draw too; may be given repeatedly."
 )
 @user_options
 @click.option("--mode", type=click.Choice(MODES), help="How to score; else as the server does, or ucb without one.")
@@ -50,6 +89,11 @@ def simulate(
     rounds: int | None,
     write_graph: Path | None,
     seconds: float,
+    world: Path | None,
+    slates: int,
+    operations_address: str | None,
+    picture: Path | None,
+    beside: tuple[Path, ...],
     users: int,
     rate: float,
     seed: int,
@@ -70,6 +114,10 @@ def simulate(
         FRESHET_CONTEXT__K=5 freshet serve --graph world-7
         freshet simulate --seed 7 --address 127.0.0.1:50051
 
+    With --world the users are those of the later part of a log, at their embeddings, and the server has the graph
+    that was built from the earlier part. A user clicks an examined item with probability 0.5 if they liked it in
+    the later part, else 0.01.
+
     Exit codes: 0 done, 1 calls have failed, 2 bad input, 3 the server does not answer or has another graph,
     130 interrupted.
     """
@@ -78,6 +126,21 @@ def simulate(
 
     if sum(given is not None for given in (address, rounds, write_graph)) != 1:
         fail("expected one of --address, --rounds and --write-graph", code=BAD_INPUT)
+    _refuse_mixed(world)
+    if world is not None:
+        if address is None:
+            fail("--world: expected --address", code=BAD_INPUT)
+        run = WorldRun(
+            world=world,
+            address=address,
+            operations_address=operations_address,
+            slates=slates,
+            click_model=click_model,
+            quiet=as_json,
+        )
+        habits = Habits(slates_per_s=rate, delay_ms=delay_ms, mode=_number(mode), seed=seed)
+        _use_world(run, habits, mode or "server", picture, beside, as_json=as_json)
+        return
     scene = Scene(seed, clicks=click_model, drift_half_life_s=drift_s)
     if write_graph is not None:
         _write_graph(scene, write_graph, as_json=as_json)
@@ -91,7 +154,34 @@ def simulate(
         tally, seconds, on_the_way = _use_library(scene, habits, mode or "ucb", rounds or 0, quiet=quiet)
     if csv_file is not None:
         _write_curve(csv_file, tally, seconds, points)
-    _report(tally, seconds, on_the_way, as_json=as_json, quiet=quiet)
+    _report(tally, seconds, on_the_way, {}, as_json=as_json, quiet=quiet)
+
+
+def _refuse_mixed(world: Path | None) -> None:
+    """Refuse options that do nothing with, or without, --world."""
+    context = click.get_current_context()
+    wrong = _NOT_WITH_WORLD if world is not None else _WITH_WORLD
+    for name in wrong:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            relation = "without" if world is not None else "with"
+            fail(f"--{wrong[name]}: expected {relation} --world", code=BAD_INPUT)
+
+
+def _use_world(
+    run: WorldRun, habits: "Habits", name: str, picture: Path | None, beside: tuple[Path, ...], *, as_json: bool
+) -> None:
+    from server.demo.summary import summarize
+
+    earlier = read_beside(beside)
+    scene = make_scene(run)
+    tally, seconds, on_the_way = use_server(run, scene, replace(habits, users=len(scene.world.users)))
+    more = {"exposure": scene.exposure.summary(), "same_for_all": scene.same_for_all()}
+    if picture is not None:
+        draw(picture, earlier | {name: summarize(tally, seconds) | more})
+    if not as_json:
+        for line in told(more):
+            click.echo(line)
+    _report(tally, seconds, on_the_way, more, as_json=as_json, quiet=as_json)
 
 
 def _number(mode: str | None) -> Any:
@@ -155,13 +245,15 @@ def _write_curve(file: IO[str], tally: "Tally", seconds: float, points: int) -> 
         fail(f"--csv: {file.name}: {error.strerror}", code=BAD_INPUT)
 
 
-def _report(tally: "Tally", seconds: float, on_the_way: int, *, as_json: bool, quiet: bool) -> None:
+def _report(
+    tally: "Tally", seconds: float, on_the_way: int, more: dict[str, Any], *, as_json: bool, quiet: bool
+) -> None:
     from rich.console import Console
 
     from server.demo.summary import summarize, table, totals
 
     if as_json:
-        print_json(summarize(tally, seconds) | {"clicks_on_the_way": on_the_way})
+        print_json(summarize(tally, seconds) | {"clicks_on_the_way": on_the_way} | more)
     elif not quiet:
         screen = Console()
         screen.print(table(tally, seconds))

@@ -26,6 +26,25 @@ if TYPE_CHECKING:
 @click.option("--temperature", default=0.1, show_default=True, type=click.FloatRange(0.01, 10.0))
 @click.option("--id-dropout", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Ids hidden.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
+@click.option(
+    "--test-share",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0.01, 0.8),
+    help="Of the events, the latest: held out for the report.",
+)
+@click.option(
+    "--held-out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also write the users of the held-out part there, for `freshet simulate --world`.",
+)
+@click.option(
+    "--least-likes",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="Leave out of --held-out who likes fewer items in that part.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @json_option
 def train(
@@ -39,14 +58,17 @@ def train(
     temperature: float,
     id_dropout: float,
     seed: int,
+    test_share: float,
+    held_out: Path | None,
+    least_likes: int,
     resume: bool,
     as_json: bool,
 ) -> None:
     """Learn embeddings of users and items from the earlier part of a log.
 
     KIND is the format of FOLDER: kuairand (KuaiRand-Pure), movielens (MovieLens 100k), or tables (events.csv,
-    users.csv and items.csv of your own). The last tenth of the events is held out for the report, the tenth before
-    it chooses the epoch.
+    users.csv and items.csv of your own). The last tenth of the events, or --test-share of them, is held out for the
+    report; the tenth before it chooses the epoch.
 
     Exit codes: 0 done, 2 bad input, 3 a library is not installed, 130 interrupted.
     """
@@ -65,7 +87,8 @@ def train(
     )
     try:
         log = read_interactions(kind, folder)
-        training = Training(log, TrainSettings(model=model, epochs=epochs))
+        training = Training(log, TrainSettings(model=model, epochs=epochs, test_share=test_share))
+        later_users = training.later_users(least_likes=least_likes) if held_out else None
         out.mkdir(parents=True, exist_ok=True)
         with rows_progress(epochs, "training", quiet=as_json) as progress:
 
@@ -77,14 +100,21 @@ def train(
 
             report, parameters = training.run(out, resume=resume, told=told)
         training.export(parameters, report, out)
+        people = None
+        if held_out is not None and later_users is not None:
+            people = training.held_out(parameters, later_users)
+            people.save(held_out)
     except MissingLibrary as error:
         fail(str(error), code=NOT_RUNNING)
     except (CorpusError, OSError) as error:
         fail(str(error), code=BAD_INPUT)
     if as_json:
         print_json(asdict(report))
-    else:
-        _show(report, out)
+        return
+    _show(report, out)
+    if people is not None:
+        told_new = f"{len(people.new_items):,} items that nobody had liked before"
+        click.echo(f"{len(people.users):,} users of the held-out part in {held_out}, and {told_new}")
 
 
 def _show(report: "TrainReport", out: Path) -> None:

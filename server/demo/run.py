@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from server.demo.scene import Scene
+from server.demo.surroundings import Surroundings
 from server.demo.tally import Tally
 from server.demo.users import Crowd, Habits
 from server.demo.view import REFRESH_S, showing
@@ -15,12 +15,13 @@ class UsersGaveUp(RuntimeError):
 
 def run_users(
     address: str,
-    scene: Scene,
+    scene: Surroundings,
     habits: Habits,
     *,
     seconds: float,
     title: str,
     quiet: bool,
+    slates: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Tally, float, int]:
     """Let users use a server for a while, and show it.
@@ -29,7 +30,8 @@ def run_users(
         address: of the server.
         scene: where the users live.
         habits: how they behave.
-        seconds: how long.
+        seconds: how long at most.
+        slates: enough of them end the run; a few more may be shown.
         title: of the view.
         quiet: show nothing.
         check: called now and then, raises if the run must end.
@@ -50,8 +52,10 @@ def run_users(
                 time.sleep(min(REFRESH_S, seconds - at_s))
                 check()
                 show(min(time.monotonic() - began_s, seconds))
+                if slates is not None and tally.counts.slates >= slates:
+                    break
     finally:
         crowd.stop()
     if crowd.failure:
         raise UsersGaveUp(crowd.failure)
-    return tally, max(seconds, time.monotonic() - began_s), crowd.clicks_on_the_way
+    return tally, time.monotonic() - began_s, crowd.clicks_on_the_way

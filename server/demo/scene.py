@@ -1,11 +1,10 @@
 """The world that simulated users live in, and what a slate is truly worth in it.
 
-Invariants: nothing here is known to the server but the graph; expected rewards are those of the click model on the
-true probabilities of the step, so that reward, uniform and best possible of one slate are comparable.
+Invariants: those of `server.demo.surroundings`, with the true probabilities of the step; uniformly random slates
+are drawn from the candidates of the user's clusters.
 """
 
 import threading
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,9 +13,7 @@ import numpy.typing as npt
 from bandits.graph import Graph, build_graph
 from bandits.simulator.clicks import Cascade, ClickModel, Independent, PositionBased, draw_clicks, logarithmic
 from bandits.simulator.world import Users, World, WorldSettings
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+from server.demo.surroundings import Float64, Int64, Outcome
 
 ClickModelName = Literal["position", "cascade", "dependent", "independent"]
 CLICK_MODELS: tuple[ClickModelName, ...] = ("position", "cascade", "dependent", "independent")
@@ -36,23 +33,6 @@ def click_model(name: ClickModelName) -> ClickModel:
         "independent": Independent(),
     }
     return models[name]
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What became of n slates.
-
-    Attributes:
-        clicked: bool of shape (n, S).
-        expected: expected clicks of the slates, float64 of shape (n,).
-        uniform: expected clicks of uniformly random slates of the same users' candidates, float64 of shape (n,).
-        best: expected clicks of the best slates there are for the same users, float64 of shape (n,).
-    """
-
-    clicked: npt.NDArray[np.bool_]
-    expected: Float64
-    uniform: Float64
-    best: Float64
 
 
 class Scene:
@@ -92,6 +72,18 @@ class Scene:
         )
         self._model = click_model(clicks)
         self._lock = threading.Lock()
+
+    def stranger(self, graph_version: str, item_ids: list[str]) -> str | None:
+        """What is wrong with a reply of this graph and these items; None if it is one of this world."""
+        # An edited graph has the version of the one it was made from, and then a plus sign.
+        ours = graph_version.partition("+")[0] == self.graph.version
+        if ours and all(item_id in self.graph.index for item_id in item_ids):
+            return None
+        return f"expected a server with graph {self.graph.version} of these users' world, got {graph_version}"
+
+    def numbers(self, item_ids: list[str]) -> list[int]:
+        """Numbers of items of this world."""
+        return [self.graph.index[item_id] for item_id in item_ids]
 
     def people(self, seed: int, n: int) -> Users:
         """The population that calls come from."""

@@ -1,6 +1,6 @@
 """What a run of simulated users amounts to: numbers for a program, and a table for a person."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -29,15 +29,18 @@ def summarize(tally: Tally, seconds: float) -> dict[str, Any]:
     """Everything measured, as plain values. Rewards are clicks a slate, times milliseconds where named so.
 
     `reward` is what users clicked, `expected` what the click model expects of the slates shown, `uniform` and
-    `best` what it expects of uniformly random and of the best possible slates for the same users.
+    `best` what it expects of uniformly random and of the best possible slates for the same users. `regret` is best
+    less expected, added up over all slates; `first` and `last` are fifths of the run, `whole` is all of it.
     """
     counts, (median, high), (fresh, stale) = tally.counts, tally.latency_ms(), tally.freshness_ms()
-    found = ends(tally, seconds)
+    found, whole = ends(tally, seconds), tally.part(0.0, float("inf"))
     curve = [part for part in tally.parts(seconds, CURVE_POINTS) if part is not None]
     return {
         "seconds": seconds,
         "policy": tally.policy,
         "graph_version": tally.graph_version,
+        "whole": _plain(replace(whole, end_s=seconds)) if whole else None,
+        "regret": (whole.best - whole.expected) * whole.slates if whole else None,
         "first": _plain(found.first) if found else None,
         "last": _plain(found.last) if found else None,
         "gap_closed": gap_closed(found.last) if found else None,
@@ -53,7 +56,14 @@ def summarize(tally: Tally, seconds: float) -> dict[str, Any]:
         "freshness_ms": {"p50": fresh, "p99": stale},
         "parameters_position": counts.position,
         "curve": [
-            {"at_s": part.end_s, "reward": part.reward, "uniform": part.uniform, "best": part.best}
+            {
+                "at_s": part.end_s,
+                "slates": part.slates,
+                "reward": part.reward,
+                "expected": part.expected,
+                "uniform": part.uniform,
+                "best": part.best,
+            }
             for part in curve
         ],
     }

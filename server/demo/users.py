@@ -16,7 +16,8 @@ import numpy as np
 
 from bandits.simulator.delays import Lognormal
 from freshet.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc, recommender_pb2, recommender_pb2_grpc
-from server.demo.scene import SLATE_SIZE, Outcome, Scene
+from server.demo.scene import SLATE_SIZE
+from server.demo.surroundings import Outcome, Surroundings
 from server.demo.tally import Batch, Tally
 from server.limits import SENT_INFINITY
 
@@ -65,7 +66,7 @@ class Crowd:
         tally: what they see is added to.
     """
 
-    def __init__(self, address: str, scene: Scene, habits: Habits, tally: Tally) -> None:
+    def __init__(self, address: str, scene: Surroundings, habits: Habits, tally: Tally) -> None:
         self._stop = threading.Event()
         self._channel = grpc.insecure_channel(address, [("grpc.service_config", RETRY_WHAT_IS_TURNED_AWAY)])
         self._lanes = [_Lane(number, self._channel, scene, habits, tally, self._stop) for number in range(THREADS)]
@@ -103,7 +104,7 @@ class _Lane:
         self,
         number: int,
         channel: grpc.Channel,
-        scene: Scene,
+        scene: Surroundings,
         habits: Habits,
         tally: Tally,
         stop: threading.Event,
@@ -164,13 +165,14 @@ class _Lane:
         return reply
 
     def _show(self, replies: Sequence[tuple[int, Reply]], *, step: float) -> Outcome | None:
-        graph, served = self._scene.graph, replies[0][1].graph_version
-        shown = [[graph.index.get(item.item_id, -1) for item in reply.items] for _, reply in replies]
-        # An edited graph has the version of the one it was made from, and then a plus sign.
-        strange = served.partition("+")[0] != graph.version
-        if strange or any(len(row) != SLATE_SIZE or -1 in row for row in shown):
-            self.failure = f"expected a server with graph {graph.version} of these users' world, got {served}"
-            return None
+        slates = [[item.item_id for item in reply.items] for _, reply in replies]
+        for item_ids, (_, reply) in zip(slates, replies, strict=True):
+            self.failure = self._scene.stranger(reply.graph_version, item_ids)
+            if not self.failure and len(item_ids) != SLATE_SIZE:
+                self.failure = f"expected slates of {SLATE_SIZE} items, got {len(item_ids)}: more items a cluster?"
+            if self.failure:
+                return None
+        shown = [self._scene.numbers(item_ids) for item_ids in slates]
         who = np.array([user for user, _ in replies])
         outcome = self._scene.react(self._people, who, np.array(shown), self._rng, step=step)
         items = [item for _, reply in replies for item in reply.items]

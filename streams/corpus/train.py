@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bandits.graph import Float32, Int64
+from bandits.graph import Float32, Int32, Int64
 from streams.corpus.errors import CorpusError
 from streams.corpus.features import FeatureEncoder, fit_features
+from streams.corpus.held_out import HeldOut
 from streams.corpus.interactions import Histories, Interactions, Split, split_by_time
 from streams.corpus.item_place import ItemPlace
 from streams.corpus.recall import Recall, Scorer, by_embeddings, popularity, ranks, recall
@@ -150,6 +151,45 @@ class Training:
             (folder / name).write_text("".join(f"{external}\n" for external in ids), "utf-8")
         ItemPlace(self.item_encoder, parameters).save(folder)
         (folder / "training.json").write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
+
+    def later_users(self, *, least_likes: int) -> Int32:
+        """Users that liked at least so many items in the test part.
+
+        Raises:
+            CorpusError: there are none.
+        """
+        likes = np.bincount(self.log.user[self.split.validation_end :])
+        chosen = np.flatnonzero(likes >= least_likes).astype(np.int32)
+        if not len(chosen):
+            most = f"nobody has more than {likes.max()}"
+            raise CorpusError(f"{self.log.name}: expected users with {least_likes} likes in the test part, {most}")
+        return chosen
+
+    def held_out(self, parameters: dict[str, Float32], chosen: Int32) -> HeldOut:
+        """Users as they were when the test part began, and what they liked in it.
+
+        New items are those of the test part that nobody had liked before it; they are placed by content alone.
+        """
+        log, begin = self.log, self.split.validation_end
+        user, item = log.user[begin:], log.item[begin:]
+        items = embed_items(parameters, self._content, self._known)
+        history = self._histories.at(chosen, begin, self.settings.model.history)
+        kept = np.isin(user, chosen)
+        order = np.lexsort((item[kept], user[kept]))
+        _, first = np.unique(item, return_index=True)
+        by_first_like = item[np.sort(first)]
+        new = by_first_like[~np.isin(by_first_like, log.item[:begin])]
+        place = ItemPlace(self.item_encoder, parameters)
+        rows = {name: [cells[number] for number in new.tolist()] for name, cells in log.item_table.items()}
+        return HeldOut(
+            user_ids=[log.user_ids[number] for number in chosen.tolist()],
+            users=embed_users(parameters, items, history, self._features[chosen]),
+            item_ids=log.item_ids,
+            like_ptr=np.searchsorted(user[kept][order], np.append(chosen, len(log.user_ids))),
+            like_item=item[kept][order],
+            new_items=new,
+            new_embeddings=place.embed(rows),
+        )
 
     def _fresh(self, trainer: Trainer, identity: str) -> Checkpoint:
         model = self.settings.model

@@ -49,6 +49,31 @@ def test_a_corpus_becomes_a_graph_and_a_report(corpus):
     assert {graph.item_ids[number] for number in np.flatnonzero(degree == 0)} <= set(unreached)
 
 
+def test_items_to_be_published_later_are_left_out(corpus):
+    """The graph is that of the other items, ids and all."""
+    left_out = corpus / "later.txt"
+    left_out.write_text("item 0\nitem 7\n")
+    result = CliRunner().invoke(build_graph, arguments(corpus, "g", "--leave-out", str(left_out), "--json"))
+    assert result.exit_code == 0, result.output
+    graph = load_graph(corpus / "g")
+    assert list(graph.item_ids) == [f"item {number}" for number in range(90) if number not in (0, 7)]
+    kept = np.delete(np.arange(90), [0, 7])
+    np.save(corpus / "items.npy", np.load(corpus / "items.npy")[kept])
+    (corpus / "ids.txt").write_text("".join(f"item {number}\n" for number in kept))
+    CliRunner().invoke(build_graph, arguments(corpus, "h"))
+    assert graph.version == load_graph(corpus / "h").version
+
+
+@pytest.mark.parametrize("ids", [["stranger"], [f"item {number}" for number in range(90)]])
+def test_leaving_out_strangers_or_everything_is_refused(corpus, ids):
+    """A misspelt id would be built in after all; a graph of nothing is no graph."""
+    (corpus / "later.txt").write_text("".join(f"{item_id}\n" for item_id in ids))
+    result = CliRunner().invoke(build_graph, arguments(corpus, "g", "--leave-out", str(corpus / "later.txt")))
+    assert result.exit_code == BAD_INPUT
+    assert "later.txt" in result.stderr
+    assert not (corpus / "g").exists()
+
+
 def test_a_report_is_a_table_and_a_picture(corpus):
     """Without --json a person reads coverage and degrees, and gets a PNG."""
     pytest.importorskip("matplotlib")
