@@ -21,6 +21,8 @@ THOMPSON = 5
 BETA = 6
 REDRAWS = 7
 COARSE_REDRAWS = 8
+OPTIMISM = 9
+OPTIMISM_REDRAWS = 10
 
 SEED_LIMIT = 1 << 64
 _MASK = SEED_LIMIT - 1
@@ -83,11 +85,16 @@ def coarse_normals(seed: int, stream: int, keys: UInt64, count: int) -> Float64:
     Returns:
         float64 of shape (count, n).
     """
+    drawn: Float64 = COARSE_NORMALS[coarse_bits(seed, stream, keys, count)]
+    return drawn
+
+
+def coarse_bits(seed: int, stream: int, keys: UInt64, count: int) -> UInt64:
+    """`count` draws of 16 bits for each key, uint64 of shape (count, n); arguments as of `coarse_normals`."""
     block = np.arange(1, (count + 3) // 4 + 1, dtype=np.uint64)[:, None] * GOLDEN
     words = mix(bits(seed, stream, keys) + block)
     quarters = (words[:, None, :] >> _QUARTERS[:, None]) & np.uint64(0xFFFF)
-    drawn: Float64 = COARSE_NORMALS[quarters.reshape(-1, len(keys))[:count]]
-    return drawn
+    return quarters.reshape(-1, len(keys))[:count]
 
 
 _QUARTERS = np.arange(0, 64, 16, dtype=np.uint64)

@@ -1,7 +1,7 @@
 """How candidates are scored: pure functions over the named sums of one context.
 
 Invariants: no reply holds NaN; `mean` is finite; `width` and `score` are finite or +inf (an unseen edge); rows with
-equal sums get equal bits wherever they stand, so that ties are ties; a Thompson draw depends on seed and item only.
+equal sums get equal bits wherever they stand, so that ties are ties; a draw depends on seed and item only.
 
 The sums are those that `bandits.sums` holds: each is 0 or from 2^-30 to 2^33, and d > 0 exactly where a > 0.
 """
@@ -14,11 +14,23 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
-from bandits.draws import BETA, COARSE_REDRAWS, REDRAWS, THOMPSON, coarse_normals, normals, uniforms
+from bandits.draws import (
+    BETA,
+    COARSE_REDRAWS,
+    OPTIMISM,
+    OPTIMISM_REDRAWS,
+    REDRAWS,
+    THOMPSON,
+    coarse_bits,
+    coarse_normals,
+    normals,
+    uniforms,
+)
 from bandits.hashing import UInt64
 from bandits.policy_settings import Estimator, PolicySettings, Unseen, describe
 
 __all__ = [
+    "DRAWN_MODES",
     "MODES",
     "CandidateSums",
     "Estimator",
@@ -35,6 +47,11 @@ Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
 
 _TINY = np.finfo(np.float64).tiny
+
+# Of `randomized_ucb`: the share of its optimism that is not drawn, and the bounds of a rate behind a variance, the
+# lowest as a share of the pooled mean.
+STEADY = 0.6
+LOWEST_RATE, HIGHEST_RATE = 0.02, 0.97
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +104,7 @@ def score(mode: str, sums: CandidateSums, settings: PolicySettings, seed: int) -
 
 
 def redraw(mode: str, sums: CandidateSums, settings: PolicySettings, seed: int, count: int) -> Float64:
-    """Scores under `count` fresh draws of a Thompson mode, float64 of shape (count, n), for `estimate_propensity`.
+    """Scores under `count` fresh draws of a mode of `DRAWN_MODES`, of shape (count, n), for `estimate_propensity`.
 
     Independent of the draws that `score` makes under the same seed.
 
@@ -104,7 +121,11 @@ def redraw(mode: str, sums: CandidateSums, settings: PolicySettings, seed: int, 
         a, b = _beta_posterior(sums, settings)
         generator = np.random.Generator(np.random.PCG64([seed, REDRAWS]))
         return generator.beta(a, b, (count, len(a)))
-    raise ValueError(f"mode: expected 'thompson' or 'beta_thompson', got {mode!r}")
+    if mode == "randomized_ucb":
+        mean, width = estimate_centred(sums, settings)
+        drawn = _COARSE_OPTIMISM[coarse_bits(seed, OPTIMISM_REDRAWS, sums.keys, count)]
+        return mean + settings.optimism * width * drawn
+    raise ValueError(f"mode: expected one of {tuple(sorted(DRAWN_MODES))}, got {mode!r}")
 
 
 def estimate(sums: CandidateSums, settings: PolicySettings) -> tuple[Float64, Float64, Bool]:
@@ -207,6 +228,53 @@ def uniform(sums: CandidateSums, settings: PolicySettings, seed: int) -> Scores:
     return Scores(np.zeros(len(mean)), mean, _bounded(width, unseen))
 
 
+def randomized_ucb(sums: CandidateSums, settings: PolicySettings, seed: int) -> Scores:
+    """Randomised UCB on centred means: mean + optimism * width * Z, Z = 0.6 + 0.4 sqrt(E), E ~ Exp(1) an item.
+
+    Mostly steady optimism, as of `ucb`, with a little noise: a Gaussian draw for each of many candidates explores
+    more the more there are, and a bound alone repeats itself where feedback is late (Vaswani et al., Old Dog Learns
+    New Tricks: Randomized UCB for Bandit Problems, AISTATS 2020, here with a draw for each item).
+    """
+    mean, width = estimate_centred(sums, settings)
+    if not settings.optimism:
+        return Scores(mean, mean, width)
+    drawn = optimism_at(uniforms(seed, OPTIMISM, sums.keys))
+    return Scores(mean + settings.optimism * width * drawn, mean, width)
+
+
+def estimate_centred(sums: CandidateSums, settings: PolicySettings) -> tuple[Float64, Float64]:
+    """Mean and width of edges that are believed to be as their item until they show otherwise; of shape (n,) each.
+
+    With the pooled mean m, m_j = (s + item_strength) / (n + item_strength / m) is the item's own. An edge that was
+    not shown is believed to be halfway between both; strength k = edge_strength / m,
+
+        theta    = m_j + (b - a m_j + k (m - m_j) / 2) / (d + k)
+        variance = theta (1 - theta) / (d + k)
+
+    mean = sum of w theta, width = sqrt(sum of w^2 variance). What is learned of an edge is b - a m_j, the sum of
+    x (r - m_j): Diag-LinUCB (Eq. 8-9) on what the item's mean does not explain, so that clusters that are shown
+    together share the mean rather than count it twice. Strengths are in rewards, so that nothing depends on how
+    frequent clicks are. The pooled mean is what is shown by now, better than most items: new edges look promising.
+    """
+    m = settings.pooled_mean
+    of_item = (sums.s + settings.item_strength) / (sums.n + settings.item_strength / m)
+    towards = 0.5 * settings.edge_strength * (1.0 - of_item / m)
+    inverse = sums.edge / (sums.d + settings.edge_strength / m)
+    theta = (sums.b - sums.a * of_item[:, None] + towards[:, None]) * inverse + sums.edge * of_item[:, None]
+    rate = np.clip(theta, LOWEST_RATE * m, HIGHEST_RATE)
+    w = sums.weights
+    return weighted_sum(theta, w), np.sqrt(weighted_sum(rate * (1.0 - rate) * inverse, w * w))
+
+
+def optimism_at(uniform: Float64) -> Float64:
+    """Z of `randomized_ucb` at uniform draws within (0, 1)."""
+    z: Float64 = STEADY + (1.0 - STEADY) * np.sqrt(-np.log(uniform))
+    return z
+
+
+_COARSE_OPTIMISM = optimism_at((np.arange(1 << 16) + 0.5) / (1 << 16))  # in the middle of equal shares
+
+
 Mode = Callable[[CandidateSums, PolicySettings, int], Scores]
 
 MODES: dict[str, Mode] = {
@@ -216,7 +284,9 @@ MODES: dict[str, Mode] = {
     "beta_thompson": beta_thompson,
     "epsilon_greedy": exploit,
     "uniform": uniform,
+    "randomized_ucb": randomized_ucb,
 }
+DRAWN_MODES = frozenset({"thompson", "beta_thompson", "randomized_ucb"})  # whose scores are random
 
 
 def _mode(mode: str) -> Mode:

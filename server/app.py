@@ -238,6 +238,8 @@ class App:
             self._log.error("learning_stopped", reason=sample.loop.failed)
         self.health.update(ready=sample.ready, failed=sample.loop.failed)
         parameters = self.snapshot.current
+        if parameters:
+            self._rules.follow(parameters)
         if parameters and self._exploration:
             self._exploration.look(parameters)
         graph, at_s = self._prior_fitted
@@ -248,12 +250,13 @@ class App:
     def _warm_up(self) -> None:
         """Score once, so that what is compiled or cached on first use is not paid for by the first caller."""
         if self._backend.name == "numba":
-            from bandits.compiled_slates import compile_loops
+            from bandits.slates_numba import compile_loops
 
             compile_loops()  # where no graph is known yet
         parameters = self.snapshot.current
         if parameters is None or parameters.graph.n_clusters == 0:
             return
+        self._rules.follow(parameters)
         items = np.arange(min(parameters.graph.n_items, WARM_UP_CANDIDATES), dtype=np.int32)
         user = Context(np.zeros(1, np.int32), np.ones(1))
         mode, rules = self.settings.policy.mode, self._rules.current.slate

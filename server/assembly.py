@@ -90,7 +90,7 @@ def make_rules(settings: Settings) -> RulesInForce:
     """The scoring rules that the settings ask for."""
     policy, slate = settings.policy, settings.slate
     rules = SlateRules(policy.settings(), slate.top_m, slate.explore_share, slate.propensity_draws)
-    return RulesInForce(rules, fit_prior=policy.beta_prior is None)
+    return RulesInForce(rules, fit_prior=policy.beta_prior is None, fit_pooled_mean=policy.pooled_mean is None)
 
 
 def make_listeners(

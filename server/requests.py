@@ -24,6 +24,7 @@ MODE_NAMES: dict[int, str] = {
     events_pb2.MODE_BETA_THOMPSON: "beta_thompson",
     events_pb2.MODE_EPSILON_GREEDY: "epsilon_greedy",
     events_pb2.MODE_UNIFORM: "uniform",
+    events_pb2.MODE_RANDOMIZED_UCB: "randomized_ucb",
 }
 MODE_NUMBERS: dict[str, "events_pb2.Mode.ValueType"] = {
     name: events_pb2.Mode.Value(f"MODE_{name.upper()}") for name in MODE_NAMES.values()

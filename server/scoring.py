@@ -32,7 +32,6 @@ if TYPE_CHECKING:  # Numba takes half a second to import: only who fills slates 
     from bandits.slates_numba import CompiledPolicy, CompiledSlates
 
 
-
 @dataclass(frozen=True)
 class SlateRules:
     """How the server scores and fills slates.

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from bandits.join_rule import MAX_REWARD_CAP, JoinRule, Resolution
+from bandits.life_cycle import LifeCycle
 from bandits.policy_settings import Estimator, PolicySettings, Unseen
 from bandits.reward_rule import Aggregation
-from bandits.life_cycle import LifeCycle
 from server.limits import MAX_SLATE
 from streams.embedded import LoopLimits
 
@@ -31,7 +31,7 @@ _OTHER_VARIABLES = re.compile(
 )
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
 
-ModeName = Literal["exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "uniform"]
+ModeName = Literal["exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "uniform", "randomized_ucb"]
 
 
 class SettingsError(ValueError):
@@ -52,6 +52,10 @@ class PolicyGroup(_Group):
     prior_strength: float = PolicySettings.prior_strength
     epsilon: float = PolicySettings.epsilon
     beta_prior: tuple[float, float] | None = Field(default=None, description="(a0, b0); none = fitted to the items")
+    optimism: float = PolicySettings.optimism
+    edge_strength: float = PolicySettings.edge_strength
+    item_strength: float = PolicySettings.item_strength
+    pooled_mean: float | None = Field(default=None, description="of randomized_ucb; none = as shown so far")
     estimator: Estimator = PolicySettings.estimator
     unseen: Unseen = PolicySettings.unseen
 
@@ -62,8 +66,8 @@ class PolicyGroup(_Group):
 
     def settings(self) -> PolicySettings:
         """As the policies take them."""
-        given = {"mode"} if self.beta_prior else {"mode", "beta_prior"}
-        return PolicySettings(**self.model_dump(exclude=given))
+        fitted = {name for name in ("beta_prior", "pooled_mean") if getattr(self, name) is None}
+        return PolicySettings(**self.model_dump(exclude={"mode", *fitted}))
 
 
 class SlateGroup(_Group):

@@ -15,8 +15,9 @@ from bandits.join_rule import JoinRule
 from bandits.joiner import Joiner
 from bandits.learner import Learner
 from bandits.policies import PolicySettings, describe, score
+from bandits.policy_settings import with_pooled_mean
 from bandits.slates import pick
-from bandits.sums import state_hash
+from bandits.sums import UNIT, N, S, state_hash
 from streams.logs import EventLog
 
 _OTHER_CANDIDATES = 9
@@ -170,6 +171,9 @@ class PolicyAsker:
         candidates = self._candidates(log, learner, row, logged, propensity)
         clusters, weights = log.context_of(row)
         sums = learner.backend.gather(graph, learner.sums, candidates, Context(clusters, weights))
+        if self._mode == "randomized_ucb":
+            impressions, rewards = int(learner.sums.item[:, N].sum()), float(learner.sums.item[:, S].sum()) / UNIT
+            self._settings = with_pooled_mean(self._settings, impressions=impressions, rewards=rewards)
         scores = score(self._mode, sums, self._settings, self._seed + row)
         slate = pick(scores.score, keys=sums.keys, slate_size=1, seed=self._seed + row)
         self._asked += 1

@@ -1,8 +1,8 @@
 """Compiled loop over rounds: candidates, truth, scores, slate, clicks, delayed feedback.
 
-Invariants: feedback of round q is applied before round t exactly where q + delay < t; equal scores go to the
-lowest item; every random draw comes from the generator passed in; edge sums are (a, d, b) = (sum x, sum x^2,
-sum x r) with x = w but for `random_optimism`, and a missing edge has none.
+Invariants: feedback of round q is applied before round t exactly where arrives[q] <= t, earlier arrivals first;
+equal scores go to the lowest item; every random draw comes from the generator passed in; edge sums are (a, d, b) =
+(sum w, sum w^2, sum w r), and a missing edge has none.
 
 All of it is in one file, as the cache of a compiled function does not notice a change of what it calls elsewhere.
 """
@@ -10,14 +10,7 @@ All of it is in one file, as the cache of a compiled function does not notice a 
 import numpy as np
 from numba import njit
 
-from bandits.simulator.regret_policies import (
-    OFF_GRAPH_MEAN,
-    PRIOR_MEAN,
-    PRIOR_STRENGTH,
-    SHARPNESS,
-    STEADY,
-    Kind,
-)
+from bandits.simulator.regret_policies import Kind
 
 FIRST_EDGE_KIND, FIRST_FULL_KIND = int(Kind.BETA_EDGE), int(Kind.LINUCB_FULL)
 RANDOM, BETA_ITEM, BETA_EDGE = int(Kind.RANDOM), int(Kind.BETA_ITEM), int(Kind.BETA_EDGE)
@@ -25,13 +18,17 @@ EPSILON = (int(Kind.EPSILON_ITEM), int(Kind.EPSILON_CLUSTER))
 PER_CLUSTER = (int(Kind.EPSILON_CLUSTER), int(Kind.UCB1_CLUSTER))
 DIAG_UCB_WNORM, DIAG_TS = int(Kind.DIAG_UCB_WNORM), int(Kind.DIAG_TS)
 LINTS = int(Kind.LINTS_FULL)
-RANDOM_OPTIMISM = int(Kind.RANDOM_OPTIMISM)
+RANDOMIZED_UCB = int(Kind.RANDOMIZED_UCB)
+REFIT_ROUNDS = 100  # between fits of the pooled mean
 
 
 @njit(cache=True, nogil=True)
-def play_rounds(kind, parameter, clusters, weights, uniforms, theta, lists, place, slate_size, delay, rng):  # type: ignore[no-untyped-def]
+def play_rounds(  # type: ignore[no-untyped-def]
+    kind, parameter, settings, clusters, weights, uniforms, theta, phase_rounds, lists, place, published,
+    examination, stops, order, arrives, slate_size, rng,
+):  # fmt: skip
     """Actions and clicks, of shape (T, S), and regret of each round, (T,), of one policy (see `regret.play`)."""
-    rounds, (n_clusters, n_items) = len(clusters), theta.shape
+    rounds, (phases, n_clusters, n_items) = len(clusters), theta.shape
     actions = np.empty((rounds, slate_size), np.int32)
     clicks = np.empty((rounds, slate_size), np.bool_)
     regret = np.empty(rounds)
@@ -42,52 +39,63 @@ def play_rounds(kind, parameter, clusters, weights, uniforms, theta, lists, plac
     for j in range(len(inverse)):
         inverse[j] = np.eye(n_clusters)
     learned = np.zeros((len(inverse), 2, n_clusters))
-    immediate = kind == RANDOM_OPTIMISM
-    x = weights**SHARPNESS if kind == RANDOM_OPTIMISM else weights.copy()
+    immediate = kind == RANDOMIZED_UCB
     stamp, candidates = np.full(n_items, -1), np.empty(n_items + 1, np.int64)
     p, score, left = np.empty(n_items), np.empty(n_items), np.empty(n_items)
+    told, pooled = 0, 0.5
     for t in range(rounds):
-        due = t - delay - 1
-        if due >= 0:
+        while told < rounds and arrives[order[told]] <= t:
+            due = order[told]
+            told += 1
             for z in range(slate_size):
                 j, r = actions[due, z], 1.0 * clicks[due, z]
-                learn_sums(edges, items, near, place, clusters[due], x[due], j, 0.0 if immediate else 1.0, r)
+                shown = 0.0 if immediate else 1.0
+                learn_sums(edges, items, near, place, clusters[due], weights[due], j, shown, r)
                 if full:
                     learn_matrix(inverse[j], learned[j], clusters[due], weights[due], r)
-        count = find_candidates(candidates, stamp, t, lists, clusters[t])
+        count = find_candidates(candidates, stamp, t, lists, clusters[t], published)
         among = candidates[:count]
         if full:
             score_full(kind, parameter, inverse, learned, among, clusters[t], weights[t], score, rng)
-        elif kind == RANDOM_OPTIMISM:
-            score_optimism(parameter, edges, place, among, clusters[t], weights[t], score, rng)
+        elif kind == RANDOMIZED_UCB:
+            if t % REFIT_ROUNDS == 0:
+                pooled = (items[:, 1].sum() + 0.5) / (items[:, 0].sum() + 1.0)
+            score_randomized(
+                parameter, settings, pooled, edges, items, place, among, clusters[t], weights[t], score, rng
+            )
         elif kind >= FIRST_EDGE_KIND:
             score_edges(kind, parameter, edges, place, among, clusters[t], weights[t], score, rng)
         else:
             score_counts(kind, parameter, items, near[clusters[t, 0]], among, score, rng)
-        find_probabilities(p, theta, among, clusters[t], weights[t])
+        find_probabilities(p, theta[min(t // phase_rounds, phases - 1)], among, clusters[t], weights[t])
         left[:count] = p[:count]
         regret[t] = 0.0
+        best_reads, reads, stopped = 1.0, 1.0, False
         for z in range(slate_size):
             best, chosen = take_largest(left, count), take_largest(score, count)
-            regret[t] += p[best]
-            regret[t] -= p[chosen]
+            best_chance, chance = examination[z] * p[best], examination[z] * p[chosen]
+            regret[t] += best_reads * best_chance
+            regret[t] -= reads * chance
             actions[t, z] = among[chosen]
-            clicks[t, z] = uniforms[t, z] < p[chosen]
+            clicks[t, z] = not stopped and uniforms[t, z] < chance
+            if stops:
+                best_reads, reads = best_reads * (1.0 - best_chance), reads * (1.0 - chance)
+                stopped = stopped or clicks[t, z]
             if immediate:
-                learn_sums(edges, items, near, place, clusters[t], x[t], among[chosen], 1.0, 0.0)
+                learn_sums(edges, items, near, place, clusters[t], weights[t], among[chosen], 1.0, 0.0)
     return actions, clicks, regret
 
 
 @njit(cache=True)
-def find_candidates(candidates, stamp, t, lists, clusters):  # type: ignore[no-untyped-def]
-    """Write the union of the clusters' lists, ascending; how many there are."""
+def find_candidates(candidates, stamp, t, lists, clusters, published):  # type: ignore[no-untyped-def]
+    """Write the union of the clusters' lists, ascending, of what is published; how many there are."""
     for k in range(len(clusters)):
         for at in range(lists.shape[1]):
             stamp[lists[clusters[k], at]] = t
     count = 0
     for j in range(len(stamp)):
         candidates[count] = j  # overwritten unless counted: no branch
-        count += stamp[j] == t
+        count += stamp[j] == t and published[j] <= t
     return count
 
 
@@ -188,22 +196,27 @@ def score_edges(kind, parameter, edges, place, candidates, clusters, weights, sc
 
 
 @njit(cache=True)
-def score_optimism(v, edges, place, candidates, clusters, weights, score, rng):  # type: ignore[no-untyped-def]
-    """Scores of `random_optimism`, whose formula stands in `regret_policies`."""
+def score_randomized(  # type: ignore[no-untyped-def]
+    optimism, settings, pooled, edges, items, place, candidates, clusters, weights, score, rng
+):
+    """Scores of `bandits.policies.randomized_ucb` with a fitted pooled mean."""
+    edge_strength, item_strength, steady, lowest, highest = settings
+    strength = edge_strength / pooled
     for i in range(len(candidates)):
+        n, s = items[candidates[i]]
+        of_item = (s + item_strength) / (n + item_strength / pooled)
         mean, variance = 0.0, 0.0
         for k in range(len(clusters)):
             at, w = place[clusters[k], candidates[i]], weights[k]
             if at < 0:
-                mean += w * OFF_GRAPH_MEAN
                 continue
             a, d, b = edges[clusters[k], at]
-            ratio = a / d if d > 0.0 else 0.0
-            n = a * ratio + PRIOR_STRENGTH
-            mean += w * ((b * ratio + PRIOR_MEAN * PRIOR_STRENGTH) / n)
-            variance += w * w * (0.25 / n)
-        optimism = STEADY + (1.0 - STEADY) * np.sqrt(rng.standard_exponential())
-        score[i] = mean + v * np.sqrt(variance) * optimism
+            theta = of_item + (b - a * of_item + 0.5 * edge_strength * (1.0 - of_item / pooled)) / (d + strength)
+            rate = min(max(theta, lowest * pooled), highest)
+            mean += w * theta
+            variance += w * w * (rate * (1.0 - rate) / (d + strength))
+        drawn = steady + (1.0 - steady) * np.sqrt(rng.standard_exponential())
+        score[i] = mean + optimism * np.sqrt(variance) * drawn
 
 
 @njit(cache=True)

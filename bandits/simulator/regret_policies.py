@@ -2,31 +2,24 @@
 
 Invariants: a policy is a kind and one parameter; a policy that draws nothing picks equal scores by lowest item.
 
-`random_optimism` (parameter v) is not of the published table. It keeps the same three sums of an edge over sharper
-weights x = w^1.5: a = sum x and d = sum x^2 of impressions, added when shown, and b = sum x r of rewards, added
-when they come. With n = a^2 / d, the effective number of impressions (Kish, Survey Sampling, 1965), n0 = 7 and
-m0 = 0.36,
-
-    theta = (n b/a + n0 m0) / (n + n0)                        weighted average, shrunk to an optimistic prior
-    mean  = sum of w theta over edges + 0.06 sum of w over missing edges
-    width = sqrt(sum of w^2 / (4 (n + n0)) over edges)        the variance of a click is 1/4 at most
-    score = mean + v width (0.6 + 0.4 sqrt(E)),  E ~ Exp(1) for each item
-
-Sharper weights tell overlapping clusters apart; impressions in flight lower theta and width alike, so delay costs
-little; steady optimism with a little noise explores less than a Gaussian draw as the number of candidates grows
-(Vaswani et al., Old Dog Learns New Tricks: Randomized UCB, AISTATS 2020, with a draw for each item).
-
-Its constants were chosen on this environment, at click rates around 0.2: with every theta divided by ten it
-explores too long and loses to `diag_linucb` and `diag_linucb_wnorm`. They are no default for real click rates.
+`randomized_ucb` (parameter: optimism) is the mode of that name in `bandits.policies`; in a run impressions count
+when shown and rewards when they come, as in Freshet's `immediate` resolution, and the pooled mean is fitted anew
+every hundred rounds. All others are told of an impression together with its reward.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
 
-SHARPNESS = 1.5  # x = w^1.5
-PRIOR_MEAN, PRIOR_STRENGTH = 0.36, 7.0  # m0, n0: optimistic, twice the mean of an edge
-OFF_GRAPH_MEAN = 0.06
-STEADY = 0.6  # share of the optimism that is not drawn
+import numpy as np
+
+from bandits.policies import HIGHEST_RATE, LOWEST_RATE, STEADY
+from bandits.policy_settings import PolicySettings
+
+# What `randomized_ucb` reads, as the loop over rounds takes it.
+RANDOMIZED_ROW = np.array(
+    [PolicySettings.edge_strength, PolicySettings.item_strength, STEADY, LOWEST_RATE, HIGHEST_RATE]
+)
+RANDOMIZED_ROW.setflags(write=False)
 
 
 class Kind(IntEnum):
@@ -45,7 +38,7 @@ class Kind(IntEnum):
     DIAG_UCB = 11
     DIAG_UCB_WNORM = 12
     DIAG_TS = 13
-    RANDOM_OPTIMISM = 14
+    RANDOMIZED_UCB = 15
     LINUCB_FULL = 20
     LINTS_FULL = 21
 
@@ -82,7 +75,7 @@ KINDS: dict[str, Kind] = {
     "diag_linucb": Kind.DIAG_UCB,
     "diag_linucb_wnorm": Kind.DIAG_UCB_WNORM,
     "diag_ts": Kind.DIAG_TS,
-    "random_optimism": Kind.RANDOM_OPTIMISM,
+    "randomized_ucb": Kind.RANDOMIZED_UCB,
     "linucb_full": Kind.LINUCB_FULL,
     "lints_full": Kind.LINTS_FULL,
 }

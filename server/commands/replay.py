@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--mode",
     default="ucb",
     show_default=True,
-    type=click.Choice(["exploit", "ucb", "thompson", "beta_thompson", "uniform"]),
+    type=click.Choice(["exploit", "ucb", "thompson", "beta_thompson", "uniform", "randomized_ucb"]),
     help="Policy of the replay estimate.",
 )
 @click.option(

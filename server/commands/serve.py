@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FAILURE_CHECK_S = 0.25
 _READY_CHECK_S = 0.02
-MODES = ("exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "uniform")
+MODES = ("exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "uniform", "randomized_ucb")
 
 
 @click.command()

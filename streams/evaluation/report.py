@@ -13,7 +13,7 @@ import numpy as np
 
 from bandits.backend import Backend
 from bandits.ope import Estimate, Interval, NoSupport, Support, bootstrap_means, normal_interval
-from bandits.sums import Float64, Sums
+from bandits.sums import UNIT, Float64, N, S, Sums
 from streams.evaluation.ask import ask
 from streams.evaluation.estimates import Estimated, Limits, estimate_logged, estimate_policy, prefix_gap
 from streams.evaluation.reward_models import fit_models
@@ -154,6 +154,8 @@ def evaluate(
     used = log if why else known
     models = fit_models(used, folds=min(settings.folds, len(used)), strength=settings.strength, seed=settings.seed)
     found: list[Estimated] = []
+    impressions, rewards = int(sums.item[:, N].sum()), float(sums.item[:, S].sum()) / UNIT
+    targets = [target.fitted(impressions=impressions, rewards=rewards) for target in targets]
     for number, target in enumerate(targets):
         if why:
             found.append(Estimated(refused=(why,)))

@@ -4,12 +4,12 @@ Invariant: what `parse_target` reads is a policy that a server could be set to, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from bandits.policies import MODES, CandidateSums, Float64, PolicySettings, describe, redraw, score
+from bandits.policies import DRAWN_MODES, MODES, CandidateSums, Float64, PolicySettings, describe, redraw, score
+from bandits.policy_settings import with_pooled_mean
 
-DRAWN_MODES = ("thompson", "beta_thompson")  # their scores are random: probabilities are Monte Carlo estimates
 _SLATE_FIELDS: dict[str, Callable[[str], Any]] = {"top_m": int, "explore_share": float}
 
 
@@ -62,6 +62,12 @@ class TargetPolicy:
     def drawn(self) -> bool:
         """Its scores are random draws."""
         return self.mode in DRAWN_MODES
+
+    def fitted(self, *, impressions: float, rewards: float) -> "TargetPolicy":
+        """The same policy with the pooled mean of the parameters, unless it was given one."""
+        if self.mode != "randomized_ucb" or self.settings.pooled_mean != PolicySettings.pooled_mean:
+            return self
+        return replace(self, settings=with_pooled_mean(self.settings, impressions=impressions, rewards=rewards))
 
     def scores(self, sums: CandidateSums, *, draws: int, seed: int) -> Float64:
         """Scores of n candidates, float64 of shape (draws, n); (1, n) where nothing is drawn."""

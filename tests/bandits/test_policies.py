@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bandits.policies import MODES, CandidateSums, PolicySettings, describe, redraw, score
+from bandits.policy_settings import with_pooled_mean
 
 UNIT = 2.0**-15
 
@@ -212,11 +213,89 @@ def test_redraws_of_an_unseen_item_are_infinite_unless_nothing_is_explored() -> 
         assert served.any() == (scale > 0)
 
 
-def test_only_thompson_modes_redraw() -> None:
+def test_only_modes_that_draw_redraw() -> None:
     """There is nothing to redraw where the score is fixed."""
     sums = make_sums(np.random.default_rng(5), 8, 3)
-    with pytest.raises(ValueError, match="mode: expected 'thompson' or 'beta_thompson', got 'ucb'"):
+    expected = "mode: expected one of \\('beta_thompson', 'randomized_ucb', 'thompson'\\), got 'ucb'"
+    with pytest.raises(ValueError, match=expected):
         redraw("ucb", sums, PolicySettings(), 0, 3)
+
+
+def centred_by_loop(sums: CandidateSums, settings: PolicySettings) -> tuple[list[float], list[float]]:
+    """Mean and width of `randomized_ucb`, edge by edge."""
+    m, means, widths = settings.pooled_mean, [], []
+    for j in range(len(sums.n)):
+        of_item = (sums.s[j] + settings.item_strength) / (sums.n[j] + settings.item_strength / m)
+        mean = variance = 0.0
+        for c, w in enumerate(sums.weights):
+            if sums.edge[j, c]:
+                known = sums.d[j, c] + settings.edge_strength / m
+                believed = (m + of_item) / 2 * settings.edge_strength / m
+                theta = (sums.b[j, c] - (sums.a[j, c] - sums.d[j, c]) * of_item + believed) / known
+                rate = min(max(theta, 0.02 * m), 0.97)
+                mean += w * theta
+                variance += w * w * rate * (1 - rate) / known
+        means.append(mean)
+        widths.append(math.sqrt(variance))
+    return means, widths
+
+
+@pytest.mark.parametrize("pooled_mean", [0.005, 0.3, 0.97])
+def test_randomized_ucb_is_the_sum_over_edges(pooled_mean: float) -> None:
+    """Mean and width equal a loop over the edges, seen and unseen; the score is mean + optimism * width * Z."""
+    settings = PolicySettings(pooled_mean=pooled_mean, optimism=0.8, edge_strength=1.5, item_strength=9.0)
+    sums = make_sums(np.random.default_rng(6), 60, 7)
+    mean, width = centred_by_loop(sums, settings)
+    scores = score("randomized_ucb", sums, settings, 4)
+    np.testing.assert_allclose(scores.mean, mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(scores.width, width, rtol=1e-12)
+    drawn = (scores.score - scores.mean) / (0.8 * scores.width)
+    assert (drawn[scores.width > 0] >= 0.6 - 1e-9).all()
+    still = score("randomized_ucb", sums, replace(settings, optimism=0.0), 4)
+    assert np.array_equal(still.score, still.mean)
+
+
+@pytest.mark.parametrize("drawn_by", ["score", "redraw"])
+def test_optimism_is_drawn_as_its_formula_says(drawn_by: str) -> None:
+    """((Z - 0.6) / 0.4)^2 is exponential with mean 1, in scores and in redraws."""
+    sums = make_sums(np.random.default_rng(7), 40, 4)
+    sums = take(sums, np.flatnonzero(sums.edge.any(axis=1)))
+    settings = PolicySettings()
+    first = score("randomized_ucb", sums, settings, 0)
+    if drawn_by == "score":
+        values = np.array([score("randomized_ucb", sums, settings, seed).score for seed in range(500)])
+    else:
+        values = redraw("randomized_ucb", sums, settings, 3, 500)
+    z = (values - first.mean) / (settings.optimism * first.width)
+    assert stats.kstest((((z - 0.6) / 0.4) ** 2).ravel(), stats.expon.cdf).pvalue > 1e-3
+
+
+def test_centred_means_do_not_count_shared_rewards_twice() -> None:
+    """Two clusters always shown together with weight 1/2: the mean, where the published form says twice that."""
+    shows, m, half = 1e6, 0.1, np.full((1, 2), 0.5)
+    sums = CandidateSums(
+        weights=np.array([0.5, 0.5]),
+        edge=np.ones((1, 2), np.bool_),
+        a=shows * half,
+        d=shows * half**2,
+        b=shows * m * half,
+        n=np.array([shows]),
+        s=np.array([shows * m]),
+        keys=np.zeros(1, np.uint64),
+    )
+    settings = PolicySettings(pooled_mean=0.02)
+    assert score("randomized_ucb", sums, settings, 0).mean[0] == pytest.approx(m, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("impressions", "rewards", "pooled"), [(0, 0, 0.5), (999, 12, 0.0125), (10**10, 0, 1e-9), (10, 50, 0.97)]
+)
+def test_the_pooled_mean_is_in_the_name_to_the_digit(impressions: int, rewards: int, pooled: float) -> None:
+    """What the name says is what is computed with, from no data at all to more reward than impressions."""
+    settings = with_pooled_mean(PolicySettings(), impressions=impressions, rewards=rewards)
+    assert settings.pooled_mean == pooled
+    name = describe("randomized_ucb", settings)
+    assert float(name.partition("pooled_mean=")[2].rstrip(")")) == pooled
 
 
 def test_uniform_ties_all() -> None:

@@ -43,6 +43,8 @@ class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mode.ValueType],
     """Exploit, but each slot is drawn uniformly with probability epsilon."""
     MODE_UNIFORM: _Mode.ValueType  # 6
     """Uniformly random."""
+    MODE_RANDOMIZED_UCB: _Mode.ValueType  # 7
+    """Randomised UCB on means centred on the item's own."""
 
 class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
     """How candidates are scored."""
@@ -61,6 +63,8 @@ MODE_EPSILON_GREEDY: Mode.ValueType  # 5
 """Exploit, but each slot is drawn uniformly with probability epsilon."""
 MODE_UNIFORM: Mode.ValueType  # 6
 """Uniformly random."""
+MODE_RANDOMIZED_UCB: Mode.ValueType  # 7
+"""Randomised UCB on means centred on the item's own."""
 Global___Mode: _TypeAlias = Mode  # noqa: Y015
 
 @_typing.final

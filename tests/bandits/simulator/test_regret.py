@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bandits.policies import CandidateSums, PolicySettings, estimate_centred
 from bandits.simulator.fixed_environment import Environment, Stream, environment, stream
 from bandits.simulator.regret import Played, play
 from bandits.simulator.regret_policies import KINDS, Kind, RegretPolicy, policy
@@ -103,8 +104,8 @@ class Reference:
             bonus = 0.0 if "eps" in self.policy.name else parameter * np.sqrt(2 * np.log(len(seen)) / n)
             return s / n + bonus
         x = self.context(t)
-        if kind == Kind.RANDOM_OPTIMISM:
-            return self.optimism(x, j)
+        if kind == Kind.RANDOMIZED_UCB:
+            return self.randomized(t, x, j)
         shown = np.array([self.context(q) for q, _, _ in own]).reshape(n, len(x))
         rewards = np.array([reward for _, _, reward in own])
         draw = self.rng.standard_normal() if kind in (Kind.LINTS_FULL, Kind.DIAG_TS) else 1.0
@@ -119,22 +120,25 @@ class Reference:
         mean = (w * b / (1 + (a if kind == Kind.DIAG_UCB_WNORM else d))).sum()
         return mean + draw * parameter * np.sqrt((w**2 / (1 + d)).sum())
 
-    def optimism(self, x: np.ndarray, j: int) -> float:
-        """As the formula reads: impressions count when shown, rewards when they come."""
-        sharp = np.array([self.context(q) ** 1.5 for q, item in self.shown if item == j]).reshape(-1, len(x))
-        earned = sum((self.context(q) ** 1.5 * r for q, item, r in self.history if item == j), np.zeros(len(x)))
-        mean = variance = 0.0
-        for c in np.flatnonzero(x):
-            if j not in self.world.lists[c]:
-                mean += x[c] * 0.06
-                continue
-            a, d = sharp[:, c].sum(), (sharp[:, c] ** 2).sum()
-            n = a**2 / d if d else 0.0
-            average = earned[c] / a if d else 0.0
-            mean += x[c] * (n * average + 7 * 0.36) / (n + 7)
-            variance += x[c] ** 2 / (4 * (n + 7))
+    def randomized(self, t: int, x: np.ndarray, j: int) -> float:
+        """The mode of the server on these sums: impressions count when shown, rewards when they come."""
+        weights = np.array([self.context(q) for q, item in self.shown if item == j]).reshape(-1, len(x))
+        earned = sum((self.context(q) * r for q, item, r in self.history if item == j), np.zeros(len(x)))
+        clusters = self.rounds.clusters[t]
+        edge = np.array([j in self.world.lists[c] for c in clusters])
+        sums = CandidateSums(
+            weights=x[clusters],
+            edge=edge[None],
+            a=(weights.sum(axis=0)[clusters] * edge)[None],
+            d=((weights**2).sum(axis=0)[clusters] * edge)[None],
+            b=(earned[clusters] * edge)[None],
+            n=np.array([float(len(weights))]),
+            s=np.array([sum((r for _, item, r in self.history if item == j), 0.0)]),
+            keys=np.zeros(1, np.uint64),
+        )
+        mean, width = estimate_centred(sums, PolicySettings(pooled_mean=0.5))  # not fitted before round 100
         draw = 0.6 + 0.4 * np.sqrt(self.rng.standard_exponential())
-        return mean + self.policy.parameter * np.sqrt(variance) * draw
+        return float(mean[0] + self.policy.parameter * width[0] * draw)
 
 
 def play_slowly(chosen: RegretPolicy, rounds: Stream, slate_size: int, delay: int, seed: int) -> Played:
