@@ -15,6 +15,9 @@ the same sequence, and learners drop what they have. Only one micro-batch is on 
 last one in the ledger can be incomplete.
 """
 
+import asyncio
+import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +34,13 @@ from streams.kafka.joiner_store import JoinerStore, with_owner
 from streams.kafka.ledger import Place, encode_parts
 from streams.kafka.partition import Partition, Surroundings
 from streams.kafka.sender import Outgoing
+from streams.kafka.side_by_side import SideBySide
 from streams.kafka.source_codec import DecodedColumns
 
 # How far the broker's clock and this machine's may disagree before a click could miss its impression.
 _CLOCK_MARGIN_MS = 5_000
+_CLOSED_TOGETHER_S = 0.5  # windows that close within this time share a micro-batch
+_LOOK_AGAIN_S = 0.02
 
 
 class JoinerPartition(Partition):
@@ -61,6 +67,10 @@ class JoinerPartition(Partition):
             ledger_partitions=around.ledger_partitions,
         )
         self.epoch = 0  # set by the takeover
+        self._look_at_s = 0.0
+        self._fetched = SideBySide(self.tps, max_batch_bytes=around.settings.max_batch_bytes)
+        self._held: set[TP] = set()
+        self._committing = False
         self._impression_decoder, self._click_decoder = around.decoders
 
     def positions(self) -> Mapping[TP, int]:
@@ -69,15 +79,64 @@ class JoinerPartition(Partition):
         return {self.impressions: joiner.impressions_position, self.clicks: joiner.clicks_position}
 
     def due_in_s(self) -> float | None:
-        """Nothing is due without events."""
-        return None
+        """When the clock is to be looked at, as it may close windows; None while nothing is in flight."""
+        if self.state.joiner.closes_at_ms is None:
+            return None
+        return self._look_at_s - time.monotonic()
+
+    async def deliver(self, chunk: Chunk) -> None:
+        """Take a chunk; waits while a micro-batch is being committed and too many are waiting."""
+        most = self.around.settings.max_waiting_chunks
+        while self._committing and not self._closed and sum(map(self._fetched.chunks_of, self.tps)) >= most:
+            self._room.clear()
+            await self._room.wait()
+        self._fetched.add(chunk)
+        self._arrived.set()
+
+    async def _take(self) -> list[Chunk]:
+        """Waiting chunks of both topics up to the same time of ingestion, as many as make one micro-batch."""
+        self._committing = False
+        while True:
+            self._room.set()
+            seen = {tp: self.around.consumer.thread.seen(tp) for tp in self.tps}
+            head = self.state.head
+            chunks = self._fetched.take(
+                self.positions(),
+                {tp: at.end if at else None for tp, at in seen.items()},
+                {self.impressions: head.impressions_clock_ms, self.clicks: head.clicks_clock_ms},
+            )
+            self._missed = self._fetched.missed
+            self._arrived.clear()
+            await self._hold_back()
+            due_s = self.due_in_s()
+            if chunks or self._missed or (due_s is not None and due_s <= 0):
+                self._committing = True
+                return chunks
+            with contextlib.suppress(TimeoutError):
+                # While something waits for the other topic, that may turn out to have been read to its end.
+                await asyncio.wait_for(self._arrived.wait(), _LOOK_AGAIN_S if self._fetched else due_s)
+
+    async def _hold_back(self) -> None:
+        """Fetch no more of a topic that is ahead of the other: what waits is bounded."""
+        for tp in self.tps:
+            full = self._fetched.chunks_of(tp) >= max(self.around.settings.max_waiting_chunks // 2, 1)
+            if full != (tp in self._held):
+                (self._held.add if full else self._held.discard)(tp)
+                await self.around.consumer.thread.hold(tp, full)
 
     async def commit(self, chunks: Sequence[Chunk]) -> None:
-        """Make a micro-batch durable; the steps are those of the module's head."""
+        """Make a micro-batch durable, of events or of closing windows, by the steps of the module's head."""
         if not chunks:
-            return
+            self._look_at_s = time.monotonic() + _CLOSED_TOGETHER_S
+            closes_at_ms = self.state.joiner.closes_at_ms
+            if closes_at_ms is None or self._clock_ms(self.state.head, self.positions()) < closes_at_ms:
+                return
+        await self.commit_at(chunks, None)
+
+    async def commit_at(self, chunks: Sequence[Chunk], clock_ms: int | None) -> None:
+        """Make a micro-batch durable at a clock that is known already; None = at the clock as it is."""
         # 1. join
-        head, change, outbox = self._join(chunks)
+        head, change, outbox = self._join(chunks, clock_ms)
         failpoint("joiner-joined")
         # 2. write
         self.state.write(head, change, outbox)
@@ -114,9 +173,12 @@ class JoinerPartition(Partition):
 
     def close(self) -> None:
         """Close the store."""
+        self._fetched.clear()
         self.state.close()
 
-    def _join(self, chunks: Sequence[Chunk]) -> tuple[kafka_state_pb2.JoinerHead, JoinerChange, list[Outgoing]]:
+    def _join(
+        self, chunks: Sequence[Chunk], clock_ms: int | None
+    ) -> tuple[kafka_state_pb2.JoinerHead, JoinerChange, list[Outgoing]]:
         state, ledger = self.state, self.around.names.outcomes
         head, joiner = state.next_head(), state.joiner
         shown, clicked = self.decode(chunks, head)
@@ -125,7 +187,7 @@ class JoinerPartition(Partition):
         outcomes, change = joiner.join(
             shown.events,
             clicked.events,
-            clock_ms=self._clock_ms(head, ends),
+            clock_ms=self._clock_ms(head, ends) if clock_ms is None else clock_ms,
         )
         # Records without a good event, and offsets without a record, are behind us too.
         change.impressions_position, change.clicks_position = ends[self.impressions], ends[self.clicks]

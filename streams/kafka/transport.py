@@ -143,6 +143,16 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
 
         await self.call_thread(seek)
 
+    async def hold(self, tp: TP, held: bool) -> None:
+        """Fetch nothing of a partition, or go on with it."""
+
+        async def change() -> None:
+            consumer = self._ensure_consumer()
+            if TopicPartition(*tp) in consumer.assignment():
+                (consumer.pause if held else consumer.resume)(TopicPartition(*tp))
+
+        await self.call_thread(change)
+
     async def bounds(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
         """First offset and end of partitions, as the broker has them now."""
         wanted = [TopicPartition(*tp) for tp in tps]

@@ -280,10 +280,11 @@ class Worker:
             now_s, now_ms = time.monotonic(), int(time.time() * 1000)
             for tp, position in self._positions().items():
                 seen = self._consumer.thread.seen(tp)
+                moved = sum(self._owned[tp].positions().values())  # a topic that is ahead waits for the other
                 before, since_s = self._progress.get(tp, (-1, now_s))
                 behind = seen is not None and seen.end > position and now_ms - seen.at_ms < _FRESH_MS
-                if position != before or not behind:
-                    self._progress[tp] = (position, now_s)
+                if moved != before or not behind:
+                    self._progress[tp] = (moved, now_s)
                 elif now_s - since_s > self.settings.stall_timeout_ms / 1000:
                     raise WorkerError(
                         f"{tp.topic}[{tp.partition}] has stood at offset {position} for {now_s - since_s:.0f} s"

@@ -42,7 +42,7 @@ class Flood:
                     for name in names[start : start + PACKED]
                 ]
             )
-            self.producer.send(self.cluster.names.impressions, batch.SerializeToString(), partition=0)
+            self._send(self.cluster.names.impressions, batch)
         self.producer.flush()
 
     def clicks(self, names):
@@ -53,8 +53,11 @@ class Flood:
                     events_pb2.Click(request_id=name, item_id=self.item) for name in names[start : start + PACKED]
                 ]
             )
-            self.producer.send(self.cluster.names.clicks, batch.SerializeToString(), partition=0)
+            self._send(self.cluster.names.clicks, batch)
         self.producer.flush()
+
+    def _send(self, topic, batch):
+        self.producer.send(topic, batch.SerializeToString(), partition=0, headers=[("test-kind", b"batch")])
 
 
 def wait_for(condition, cluster, timeout_s=40 + 20 * SCALE):
@@ -134,6 +137,27 @@ def test_floods_fill_no_memory(kafka, topic_prefix, tmp_path):
         flood.clicks(shown[:kept])
         wait_for(clicks_consumed, cluster)
         assert learned() == [FLOOD + kept, 3 * kept * fold.UNIT]
+    finally:
+        cluster.stop()
+        flood.producer.close()
+
+
+@pytest.mark.timeout(120 + 60 * SCALE)
+def test_a_backlog_is_joined_as_if_there_had_been_none(kafka, topic_prefix, tmp_path):
+    """Clicks are fewer bytes than impressions and come sooner; catching up, none is given up for being early."""
+    rule = {"max_pending_rows": LIMIT, "max_waiting_clicks": LIMIT}
+    cluster = Cluster(kafka, topic_prefix, tmp_path, source_partitions=1, item_partitions=1, rule=rule)
+    flood = Flood(cluster)
+    shown = [f"shown-{i}" for i in range(FLOOD)]
+    try:
+        for start in range(0, FLOOD, PACKED):
+            flood.impressions(shown[start : start + PACKED])
+            flood.clicks(shown[start : start + PACKED])
+            time.sleep(0.02)  # topics may be a tenth of a second apart, which must be less than what is kept
+        cluster.start(0)
+        wait_for(lambda: cluster.learned().items.get(flood.item, [0, 0])[0] == FLOOD, cluster)
+        cluster.wait_until_learned(20)
+        verified(cluster, JoinRule(**rule))
     finally:
         cluster.stop()
         flood.producer.close()
