@@ -69,8 +69,12 @@ def normals(seed: int, stream: int, keys: UInt64) -> Float64:
 
 
 # Quantiles of the normal distribution in the middle of 65,536 equal shares; the largest is 4.3.
-COARSE_NORMALS: Float64 = ndtri((np.arange(1 << 16) + 0.5) / (1 << 16))
-COARSE_NORMALS.setflags(write=False)
+# Behind them those of the root of an exponential draw; the largest is 3.4.
+COARSE = 1 << 16
+_MIDDLE = (np.arange(COARSE) + 0.5) / COARSE
+COARSE_QUANTILES: Float64 = np.concatenate([ndtri(_MIDDLE), np.sqrt(-np.log1p(-_MIDDLE))])
+COARSE_QUANTILES.setflags(write=False)
+COARSE_NORMALS, COARSE_ROOTS = COARSE_QUANTILES[:COARSE], COARSE_QUANTILES[COARSE:]
 
 
 def coarse_normals(seed: int, stream: int, keys: UInt64, count: int) -> Float64:

@@ -7,15 +7,16 @@ Nothing is checked here: numbers are within the graph, weights and settings with
 import numpy as np
 from numba import njit
 
-from bandits.draws import COARSE_REDRAWS
+from bandits.draws import COARSE, COARSE_REDRAWS, OPTIMISM_REDRAWS
 from bandits.numba_draws import coarse_word, key_bits, stream_key
 from bandits.numba_memory import pointer
-from bandits.numba_scores import POLICY, THOMPSON_MODE, score_candidates
+from bandits.numba_scores import POLICY, RANDOMIZED, THOMPSON_MODE, score_candidates
 from bandits.numba_slates import pick_slate, position_probability, tie_group
+from bandits.policies import STEADY
 
 _QUARTER_BITS, _QUARTER_MASK = np.uint64(16), np.uint64(0xFFFF)
 SCORE, MEAN, WIDTH, PROPENSITY = 0, 1, 2, 3  # rows of the numbers of a slate
-LARGEST = POLICY.index("largest")
+LARGEST, THOMPSON_SCALE, OPTIMISM_FACTOR = map(POLICY.index, ("largest", "thompson_scale", "optimism"))
 
 
 @njit(cache=True)
@@ -25,7 +26,7 @@ def fill_slate(  # type: ignore[no-untyped-def]
     """One slate of 1 <= size <= n candidates, 1 <= top_m <= n.
 
     `view` and `policy` are rows as `bandits.numba_scores` says, `items` int32, `clusters` int32, `weights` float64,
-    `quantiles` is `bandits.draws.COARSE_NORMALS`, `seed` uint64; `redraws` are behind an estimated propensity,
+    `quantiles` is `bandits.draws.COARSE_QUANTILES`, `seed` uint64; `redraws` are behind an estimated propensity,
     `head` and `band` are of the rank table and not read where `share` is 0.
 
     Returns chosen candidates, int64 of shape (size,), numbers, float64 of shape (4, size), and explored, bool of
@@ -41,6 +42,7 @@ def fill_slate(  # type: ignore[no-untyped-def]
         len(clusters),
         pointer(weights),
         pointer(policy),
+        pointer(quantiles),
         seed,
         pointer(score),
         pointer(mean),
@@ -50,10 +52,8 @@ def fill_slate(  # type: ignore[no-untyped-def]
     chosen, explored, numbers = np.empty(size, np.int64), np.empty(size, np.bool_), np.empty((4, size))
     propensity = numbers[PROPENSITY]
     pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored)
-    if policy[0] == THOMPSON_MODE:
-        _estimate(
-            mean, width, keys, policy[2], quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
-        )
+    if policy[0] == THOMPSON_MODE or policy[0] == RANDOMIZED:
+        _estimate(mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity)
     largest = policy[LARGEST]
     for slot in range(size):
         at = chosen[slot]
@@ -64,19 +64,24 @@ def fill_slate(  # type: ignore[no-untyped-def]
 
 @njit
 def _estimate(  # type: ignore[no-untyped-def]
-    mean, width, keys, scale, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
+    mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
 ):
     """Replace exact propensities given the drawn scores by their average over redraws (`estimate_propensity`)."""
     n, size = len(mean), len(chosen)
-    offset, factor = stream_key(seed, COARSE_REDRAWS)
+    randomized = policy[0] == RANDOMIZED
+    scale, first_quantile = (policy[OPTIMISM_FACTOR], COARSE) if randomized else (policy[THOMPSON_SCALE], 0)
+    offset, factor = stream_key(seed, OPTIMISM_REDRAWS if randomized else COARSE_REDRAWS)
     total = np.zeros(size)
     drawn = np.empty((4, n))
     for block in range((redraws + 3) // 4):
         for i in range(n):
             word = coarse_word(key_bits(offset, factor, keys[i]), block)
             for quarter in range(4):
-                normal = quantiles[(word >> (_QUARTER_BITS * np.uint64(quarter))) & _QUARTER_MASK]
-                finite = mean[i] if scale == 0.0 else mean[i] + scale * normal * width[i]
+                at = np.int64((word >> (_QUARTER_BITS * np.uint64(quarter))) & _QUARTER_MASK)
+                draw = quantiles[first_quantile + at]
+                if randomized:
+                    draw = STEADY + (1.0 - STEADY) * draw
+                finite = mean[i] if scale == 0.0 else mean[i] + scale * draw * width[i]
                 drawn[quarter, i] = np.inf if width[i] == np.inf and scale != 0.0 else finite
         for quarter in range(min(4, redraws - 4 * block)):
             row = drawn[quarter]

@@ -9,34 +9,41 @@ import math
 import numpy as np
 from numba import njit
 
-from bandits.draws import THOMPSON
+from bandits.draws import COARSE, OPTIMISM, THOMPSON
 from bandits.numba_addresses import int32_at, int64_at, uint64_at
-from bandits.numba_draws import key_uniform, normal_quantile, stream_key
+from bandits.numba_draws import key_bits, key_uniform, normal_quantile, stream_key
 from bandits.numba_kernels import _ask_for_row, _ask_for_sums, _find
 from bandits.numba_memory import load, pointer, prefetch, store
+from bandits.policies import HIGHEST_RATE, LOWEST_RATE, STEADY
 from bandits.sums import UNIT
 
 _SCALE_1, _SCALE_2 = 1.0 / UNIT, 1.0 / UNIT**2
 _AHEAD = 4  # candidates from one stage to the next, as in bandits.numba_kernels
 _SLOTS = 2 * _AHEAD
+_TOP_16 = np.uint64(48)
 
 # The row of addresses and sizes of a graph and its sums.
 VIEW = ("item_ptr", "edge_cluster", "edge_sums", "item_sums", "item_hashes", "n_edges")
 # The row of a policy's settings, float64.
-POLICY = ("mode", "alpha", "thompson_scale", "prior_mean", "prior_strength", "diagonal", "infinite", "largest")
-EXPLOIT, UCB, THOMPSON_MODE, UNIFORM = 0, 1, 2, 3
+POLICY = (
+    *("mode", "alpha", "thompson_scale", "prior_mean", "prior_strength", "diagonal", "infinite", "largest"),
+    *("optimism", "edge_strength", "item_strength", "pooled_mean"),
+)
+EXPLOIT, UCB, THOMPSON_MODE, UNIFORM, RANDOMIZED = 0, 1, 2, 3, 4
 
 
 @njit
-def score_candidates(view, items, n, clusters, k, weights, policy, seed, score, mean, width, keys):  # type: ignore[no-untyped-def]
+def score_candidates(view, items, n, clusters, k, weights, policy, quantiles, seed, score, mean, width, keys):  # type: ignore[no-untyped-def]
     """Fill score, mean, width (float64) and keys (uint64) of n candidates.
 
     All but the numbers n, k and seed are pointers: to a row `VIEW`, int32 items, int32 clusters that ascend, their
-    float64 weights, and a row `POLICY`.
+    float64 weights, a row `POLICY`, and `bandits.draws.COARSE_QUANTILES`.
     """
     rows, row, n_edges = int64_at(load(view, 0)), int32_at(load(view, 1)), load(view, 5)
     of_edge, hashes = int64_at(load(view, 2)), uint64_at(load(view, 4))
-    offset, factor = stream_key(seed, THOMPSON)
+    of_item = int64_at(load(view, 3))
+    randomized = load(policy, 0) == RANDOMIZED
+    offset, factor = stream_key(seed, OPTIMISM if randomized else THOMPSON)
     found_array = np.empty(_SLOTS * k, np.int64)
     found = pointer(found_array)
     for step in range(n + 3 * _AHEAD):
@@ -47,6 +54,8 @@ def score_candidates(view, items, n, clusters, k, weights, policy, seed, score, 
             j = load(items, i)
             _ask_for_row(row, load(rows, j), load(rows, j + 1))
             prefetch(hashes, 2 * j)
+            if randomized:
+                prefetch(of_item, 2 * j)
         i = step - 2 * _AHEAD
         if 0 <= i < n:
             j = load(items, i)
@@ -57,8 +66,20 @@ def score_candidates(view, items, n, clusters, k, weights, policy, seed, score, 
                 store(found, (i % _SLOTS) * k + c, at)
         i = step - 3 * _AHEAD
         if i >= 0:
+            j = load(items, i)
+            key = load(hashes, 2 * j)
+            if randomized:
+                shown, rewards = load(of_item, 2 * j) * 1.0, load(of_item, 2 * j + 1) * _SCALE_1
+                first = (i % _SLOTS) * k
+                at_mean, at_width = _estimate_centred(found, first, of_edge, k, weights, policy, shown, rewards)
+                draw = np.int64(key_bits(offset, factor, key) >> _TOP_16)
+                drawn = STEADY + (1.0 - STEADY) * load(quantiles, COARSE + draw)
+                store(mean, i, at_mean)
+                store(width, i, at_width)
+                store(keys, i, key)
+                store(score, i, at_mean + load(policy, 8) * drawn * at_width)
+                continue
             at_mean, at_width, unseen = _estimate(found, (i % _SLOTS) * k, of_edge, k, weights, policy)
-            key = load(hashes, 2 * load(items, i))
             store(mean, i, at_mean)
             store(width, i, np.inf if unseen else at_width)
             store(keys, i, key)
@@ -88,6 +109,27 @@ def _estimate(found, first, of_edge, k, weights, policy):  # type: ignore[no-unt
     if blank > 0.0 and strength == 0.0 and prior_mean != 0.0:
         total += prior_mean * blank
     return total, math.sqrt(square), blank > 0.0 and infinite
+
+
+@njit(inline="always")
+def _estimate_centred(found, first, of_edge, k, weights, policy, n, s):  # type: ignore[no-untyped-def]
+    """`bandits.policies.estimate_centred` of one candidate."""
+    edge_strength, item_strength, m = load(policy, 9), load(policy, 10), load(policy, 11)
+    of_item = (s + item_strength) / (n + item_strength / m)
+    towards = 0.5 * edge_strength * (1.0 - of_item / m)
+    strength, lowest = edge_strength / m, LOWEST_RATE * m
+    total, square = 0.0, 0.0
+    for c in range(k):
+        at = load(found, first + c)
+        if at >= 0:
+            w = load(weights, c)
+            a, d, b = load(of_edge, 3 * at), load(of_edge, 3 * at + 1), load(of_edge, 3 * at + 2)
+            inverse = 1.0 / (d * _SCALE_2 + strength)
+            theta = (b * _SCALE_2 - a * _SCALE_1 * of_item + towards) * inverse + of_item
+            rate = min(max(theta, lowest), HIGHEST_RATE)
+            total += theta * w
+            square += rate * (1.0 - rate) * inverse * (w * w)
+    return total, math.sqrt(square)
 
 
 @njit(inline="always")

@@ -17,10 +17,12 @@ from scipy.special import betaincinv
 from bandits.draws import (
     BETA,
     COARSE_REDRAWS,
+    COARSE_ROOTS,
     OPTIMISM,
     OPTIMISM_REDRAWS,
     REDRAWS,
     THOMPSON,
+    bits,
     coarse_bits,
     coarse_normals,
     normals,
@@ -123,8 +125,8 @@ def redraw(mode: str, sums: CandidateSums, settings: PolicySettings, seed: int, 
         return generator.beta(a, b, (count, len(a)))
     if mode == "randomized_ucb":
         mean, width = estimate_centred(sums, settings)
-        drawn = _COARSE_OPTIMISM[coarse_bits(seed, OPTIMISM_REDRAWS, sums.keys, count)]
-        return mean + settings.optimism * width * drawn
+        drawn = optimism_at(coarse_bits(seed, OPTIMISM_REDRAWS, sums.keys, count))
+        return mean + settings.optimism * drawn * width
     raise ValueError(f"mode: expected one of {tuple(sorted(DRAWN_MODES))}, got {mode!r}")
 
 
@@ -238,8 +240,8 @@ def randomized_ucb(sums: CandidateSums, settings: PolicySettings, seed: int) -> 
     mean, width = estimate_centred(sums, settings)
     if not settings.optimism:
         return Scores(mean, mean, width)
-    drawn = optimism_at(uniforms(seed, OPTIMISM, sums.keys))
-    return Scores(mean + settings.optimism * width * drawn, mean, width)
+    drawn = optimism_at(bits(seed, OPTIMISM, sums.keys) >> np.uint64(48))
+    return Scores(mean + settings.optimism * drawn * width, mean, width)
 
 
 def estimate_centred(sums: CandidateSums, settings: PolicySettings) -> tuple[Float64, Float64]:
@@ -266,13 +268,10 @@ def estimate_centred(sums: CandidateSums, settings: PolicySettings) -> tuple[Flo
     return weighted_sum(theta, w), np.sqrt(weighted_sum(rate * (1.0 - rate) * inverse, w * w))
 
 
-def optimism_at(uniform: Float64) -> Float64:
-    """Z of `randomized_ucb` at uniform draws within (0, 1)."""
-    z: Float64 = STEADY + (1.0 - STEADY) * np.sqrt(-np.log(uniform))
+def optimism_at(draws: UInt64) -> Float64:
+    """Z of `randomized_ucb` at draws of 16 bits."""
+    z: Float64 = STEADY + (1.0 - STEADY) * COARSE_ROOTS[draws]
     return z
-
-
-_COARSE_OPTIMISM = optimism_at((np.arange(1 << 16) + 0.5) / (1 << 16))  # in the middle of equal shares
 
 
 Mode = Callable[[CandidateSums, PolicySettings, int], Scores]

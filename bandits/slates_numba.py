@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bandits.context import Context
-from bandits.draws import COARSE_NORMALS
+from bandits.draws import COARSE_QUANTILES
 from bandits.graph import Graph, build_graph
 from bandits.numba_addresses import addresses, row
 from bandits.numba_requests import fill_slate
-from bandits.numba_scores import EXPLOIT, POLICY, THOMPSON_MODE, UCB, UNIFORM
-from bandits.policies import PolicySettings
+from bandits.numba_scores import EXPLOIT, POLICY, RANDOMIZED, THOMPSON_MODE, UCB, UNIFORM
+from bandits.policies import DRAWN_MODES, PolicySettings
 from bandits.slate_propensity import rank_table
 from bandits.sums import Int32, Int64, Sums
 
@@ -29,8 +29,8 @@ _CODES = {
     "thompson": THOMPSON_MODE,
     "epsilon_greedy": EXPLOIT,
     "uniform": UNIFORM,
+    "randomized_ucb": RANDOMIZED,
 }
-DRAWN_MODES = frozenset({"thompson"})  # of the compiled ones, those whose propensities are estimated
 _NO_TABLE = np.zeros((0, 0))
 
 
@@ -74,6 +74,10 @@ def compiled_policy(
         settings.estimator == "diagonal",
         settings.unseen == "infinite",
         largest,
+        settings.optimism,
+        settings.edge_strength,
+        settings.item_strength,
+        settings.pooled_mean,
     )
     return CompiledPolicy(np.array(columns, np.float64), top_m, explore_share, mode in DRAWN_MODES)
 
@@ -124,7 +128,7 @@ class CompiledSlates:
             context.cluster_ids,
             context.weights,
             policy.row,
-            COARSE_NORMALS,
+            COARSE_QUANTILES,
             np.uint64(seed),
             size,
             min(policy.top_m, n),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bandits.draws import COARSE_NORMALS
+from bandits.draws import COARSE_QUANTILES
 from bandits.slates_numba import CompiledPolicy, explored_tables
 from freshet.v1 import recommender_pb2
 from server.lane.read_score import (
@@ -151,7 +151,7 @@ class ScoreLane:
                 graph.index,
                 slates.view,
                 policy.row,
-                COARSE_NORMALS,
+                COARSE_QUANTILES,
                 head,
                 band,
                 room.read,

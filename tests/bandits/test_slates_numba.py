@@ -15,13 +15,13 @@ from bandits.context import Context, fixed_point_weights
 from bandits.draws import COARSE_REDRAWS, TIES, bits, coarse_normals, normals, uniforms
 from bandits.graph import Graph, build_graph
 from bandits.numba_draws import key_bits, key_uniform, normal_quantile, stream_key
-from bandits.policies import PolicySettings, redraw, score
+from bandits.policies import DRAWN_MODES, PolicySettings, redraw, score
 from bandits.slates import estimate_propensity, pick
 from bandits.slates_numba import CompiledSlates, compiled_policy
 from bandits.sums import UNIT, Sums
 
 N_CLUSTERS, N_ITEMS = 200, 300
-MODES = ("exploit", "ucb", "thompson", "epsilon_greedy", "uniform")
+MODES = ("exploit", "ucb", "thompson", "epsilon_greedy", "uniform", "randomized_ucb")
 POLICIES = st.builds(
     PolicySettings,
     alpha=st.sampled_from([0.0, 0.3, 100.0]),
@@ -30,6 +30,10 @@ POLICIES = st.builds(
     prior_strength=st.sampled_from([0.0, 2.0**-30, 3.0]),
     epsilon=st.sampled_from([0.0, 0.3, 1.0]),
     estimator=st.sampled_from(["diagonal", "averaged"]),
+    optimism=st.sampled_from([0.0, 0.55]),
+    edge_strength=st.sampled_from([1e-3, 2.5]),
+    item_strength=st.sampled_from([1.0, 40.0]),
+    pooled_mean=st.sampled_from([1e-9, 0.0123, 0.97]),
 )
 
 
@@ -54,7 +58,8 @@ def make_sums(rng: np.random.Generator, unseen: float) -> Sums:
     edge = np.stack([count * x, count * x * x, rng.integers(0, 3, GRAPH.n_edges) * x * UNIT], axis=1)
     edge[rng.random(GRAPH.n_edges) < 0.3] = (UNIT, UNIT * UNIT, UNIT * UNIT // 2)
     edge[rng.random(GRAPH.n_edges) < unseen] = 0
-    return Sums(edge, np.zeros((N_ITEMS, 2), np.int64))
+    shown = rng.integers(0, 1_000, N_ITEMS)
+    return Sums(edge, np.stack([shown, rng.integers(0, 3, N_ITEMS) * shown * UNIT // 4], axis=1))
 
 
 def make_context(rng: np.random.Generator, k: int) -> Context:
@@ -70,7 +75,7 @@ def defined(
     scores = score(mode, gathered, policy, seed)
     slate = pick(scores.score, keys=gathered.keys, slate_size=size, seed=seed, **how)
     propensity = slate.propensity
-    if mode == "thompson" and len(slate.chosen):
+    if mode in DRAWN_MODES and len(slate.chosen):
         propensity = estimate_propensity(slate, redraw(mode, gathered, policy, seed, 10), **how)
     at = slate.chosen
     return at, np.stack([scores.score[at], scores.mean[at], scores.width[at], propensity]), slate.explored
