@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
+from bandits.join_rule import JoinRule
+from streams.kafka.source_codec import click_decoder, impression_decoder
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "kafka"))
 
 from kafka_broker import LocalBroker, free_port
@@ -47,7 +50,14 @@ def _started(broker: LocalBroker, config: pytest.Config) -> LocalBroker:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[str]:
+def compiled() -> None:
+    """What workers load from the cache on disk; several that all compile it at once would outlast their tests."""
+    impression_decoder(JoinRule())
+    click_decoder(JoinRule())
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config, compiled: None) -> Iterator[str]:
     """The bootstrap string of a broker that all tests share; use ``topic_prefix`` for the topics."""
     given = os.environ.get("FRESHET_TEST_KAFKA")
     if given:
@@ -62,7 +72,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config)
 
 
 @pytest.fixture
-def own_broker(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[LocalBroker]:
+def own_broker(tmp_path: Path, pytestconfig: pytest.Config, compiled: None) -> Iterator[LocalBroker]:
     """A started local broker for one test, which may kill, pause and restart it."""
     broker = LocalBroker(tmp_path / "own_broker", port=free_port())
     try:
