@@ -74,6 +74,11 @@ class JoinerState:
         return len(self.in_flight)
 
     @property
+    def has_closed(self) -> bool:
+        """Whether a window has ever been closed by the clock."""
+        return self._closed_before > 0
+
+    @property
     def closes_at_ms(self) -> int | None:
         """The clock at which the next window closes; None if nothing is in flight."""
         if not len(self.in_flight):

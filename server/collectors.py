@@ -15,6 +15,7 @@ _GAUGES: tuple[tuple[str, str, Callable[[Sample], float]], ...] = (
     ("freshet_ready", "1 once a graph is served.", lambda s: s.ready),
     ("freshet_feedback_queue_events", "Events waiting for the writer.", lambda s: s.loop.queued_events),
     ("freshet_pending_impressions", "Impressions waiting for clicks.", lambda s: s.loop.pending_impressions),
+    ("freshet_impressions_in_flight", "Impressions whose window has not closed.", lambda s: s.loop.in_flight),
     ("freshet_waiting_clicks", "Clicks waiting for their impression.", lambda s: s.loop.waiting_clicks),
     ("freshet_ledger_end_position", "End of the ledger.", lambda s: s.loop.ledger_end),
     ("freshet_applied_position", "Ledger position of the learned state.", lambda s: s.loop.applied_position),

@@ -113,6 +113,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
             learning_frozen=vitals.loop.frozen,
             queued_events=vitals.loop.queued_events,
             pending_impressions=vitals.loop.pending_impressions,
+            impressions_in_flight=vitals.loop.in_flight,
             counts=vitals.loop.counts,
             state_hash=state_hash,
             default_policy=self._policy_name(),

@@ -65,6 +65,7 @@ class StoreViews:
             "graph_switches": head.graph_switches,
             "counts": joiner.tally.as_dict(),
             "pending_impressions": joiner.pending_rows,
+            "impressions_in_flight": joiner.rows_in_flight,
             "waiting_clicks": joiner.waiting_clicks,
             "dead_letters": head.dead_letters,
             "facts_applied": head.facts_applied,

@@ -53,11 +53,14 @@ async def recover(partition: JoinerPartition, view: LedgerView) -> None:
         partition.impressions: last.impressions_start if incomplete else last.impressions_position,
         partition.clicks: last.clicks_start if incomplete else last.clicks_position,
     }
-    await _catch_up(partition, target, last.clock_ms)
+    clock_ms = last.clock_start_ms if incomplete and last.clock_start_ms else last.clock_ms
+    await _catch_up(partition, target, clock_ms)
+    _close_silently(partition, clock_ms)
     _settle(partition, sequence=max(last.sequence - incomplete, view.applied if forgotten else 0))
     if incomplete:
         ends = {partition.impressions: last.impressions_position, partition.clicks: last.clicks_position}
-        await partition.commit(await _chunks(partition, target, ends))
+        # At the same clock: it says which windows the batch closed.
+        await partition.commit_at(await _chunks(partition, target, ends), last.clock_ms)
 
 
 def _check_ledger(partition: JoinerPartition, view: LedgerView) -> bool:
@@ -104,7 +107,9 @@ async def _catch_up(partition: JoinerPartition, target: dict[TP, int], clock_ms:
     reader = open_reader(settings.bootstrap, client_id=settings.name)
     async with reader as shown, open_reader(settings.bootstrap, client_id=settings.name) as clicked:
         is_new = state.joiner.sequence == 0
-        if is_new or any(partition.positions()[tp] > offset for tp, offset in target.items()):
+        # A clock beyond the ledger's may have closed windows that the ledger has not closed.
+        closed_more = state.joiner.has_closed and state.joiner.clock_ms > clock_ms
+        if is_new or closed_more or any(partition.positions()[tp] > offset for tp, offset in target.items()):
             await _begin_anew(partition, target, clock_ms, shown)
         head = state.next_head()
         head.recovering = True
@@ -146,7 +151,15 @@ async def _check_sources(partition: JoinerPartition, reader: LogReader) -> None:
             partition.jump(tp, first)
 
 
-def _join_silently(partition: JoinerPartition, chunks: Sequence[Chunk | None]) -> None:
+def _close_silently(partition: JoinerPartition, clock_ms: int) -> None:
+    """Close the windows that the ledger has closed: which these are depends on its clock alone."""
+    if partition.state.joiner.rows_in_flight:
+        _join_silently(partition, [], clock_ms=clock_ms)
+
+
+def _join_silently(
+    partition: JoinerPartition, chunks: Sequence[Chunk | None], *, clock_ms: int | None = None
+) -> None:
     state = partition.state
     head, joiner = state.next_head(), state.joiner
     given = [chunk for chunk in chunks if chunk is not None]
@@ -154,7 +167,7 @@ def _join_silently(partition: JoinerPartition, chunks: Sequence[Chunk | None]) -
     _, change = joiner.join(
         shown.events,
         clicked.events,
-        clock_ms=min(head.impressions_clock_ms, head.clicks_clock_ms),
+        clock_ms=min(head.impressions_clock_ms, head.clicks_clock_ms) if clock_ms is None else clock_ms,
     )
     ends = dict(partition.positions()) | {TP(chunk.topic, chunk.partition): chunk.end for chunk in given}
     change.impressions_position, change.clicks_position = ends[partition.impressions], ends[partition.clicks]

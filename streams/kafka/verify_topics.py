@@ -6,12 +6,13 @@ is joined in micro-batches of our own, one joiner a partition: whether a pair jo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from faust.types import TP
 
 from bandits.backend import Backend
+from bandits.events import Clicks, Impressions
 from bandits.graph import Graph
 from bandits.join_rule import JoinRule
 from bandits.joiner import Joiner
@@ -64,6 +65,7 @@ async def fold_sources(
     backend: Backend,
     progress: Callable[[int], None],
     until: Positions | None = None,
+    clocks_ms: dict[int, int] | None = None,
 ) -> SourceFold:
     """Join and learn the source topics from their beginning.
 
@@ -75,6 +77,7 @@ async def fold_sources(
         backend: adds the facts.
         progress: told the number of records read.
         until: where to stop in each partition; None = at its end now.
+        clocks_ms: of each joiner at the end, which says what windows have closed; None = as the last events say.
     """
     names = TopicNames(prefix)
     result = SourceFold(Learner.empty(graph, backend))
@@ -84,7 +87,8 @@ async def fold_sources(
             tps = (TP(names.impressions, number), TP(names.clicks, number))
             bounds = await shown.bounds(tps)
             ends = {tp: bounds[tp][1] if until is None else until.get(tp, bounds[tp][0]) for tp in tps}
-            await _fold_partition(result, number, rule, (shown, clicked), tps, bounds, ends, progress)
+            clock_ms = (clocks_ms or {}).get(number, 0)
+            await _fold_partition(result, number, rule, (shown, clicked), tps, bounds, ends, progress, clock_ms)
     return result
 
 
@@ -111,6 +115,7 @@ async def verify_topics(
         backend=backend,
         progress=progress,
         until=ledger.positions,
+        clocks_ms=ledger.clocks_ms,
     )
     rows_hash, marks_hash = state_hash(graph, published.sums), ledger.hash_at_marks
     ledger_hash, sources_hash = state_hash(graph, ledger.learner.sums), state_hash(graph, sources.learner.sums)
@@ -159,6 +164,7 @@ class _Ledger:
     positions: Positions = field(default_factory=dict)
     records: int = 0
     epochs: dict[tuple[int, int], int] = field(default_factory=dict)
+    clocks_ms: dict[int, int] = field(default_factory=dict)
 
 
 async def _fold_ledger(
@@ -194,6 +200,7 @@ def _fold_record(
     if delivery.fence:
         return
     ledger.records += 1
+    ledger.clocks_ms[joiner] = max(ledger.clocks_ms.get(joiner, 0), outcomes.clock_ms)
     ledger.learner.applied = applied  # a sequence is dropped where this partition has had it
     # An item belongs to one partition, whose offsets its row follows.
     ledger.learner.apply(outcomes, offset=record.offset)
@@ -214,6 +221,7 @@ async def _fold_partition(
     bounds: dict[TP, tuple[int, int]],
     ends: Positions,
     progress: Callable[[int], None],
+    clock_ms: int,
 ) -> None:
     joiner = Joiner(rule, partition=number)
     shown_decoder, click_reader = impression_decoder(rule), click_decoder(rule)
@@ -229,17 +237,23 @@ async def _fold_partition(
         clocks = [shown.clock_ms, clicked.clock_ms]
         # By way of messages, not as the worker reads them: what is compared should not share its mistakes.
         impressions, clicks = impression_columns(shown.records), click_columns(clicked.records, rule)
-        outcomes, change = joiner.join(impressions, clicks, clock_ms=min(clocks))
-        result.learner.apply(replace(outcomes, joiner_partition=number), offset=result.learner.position)
-        joiner.apply(change)
+        _join(result, joiner, impressions, clicks, min(clocks))
         result.rows += len(impressions.item_ids)
         result.clicks += len(clicks)
         result.refused += len(shown.refused) + len(clicked.refused)
         read += len(pieces[0]) + len(pieces[1])
         progress(read)
+    if joiner.rows_in_flight:
+        _join(result, joiner, Impressions.none(), Clicks.none(), clock_ms)
     for name in Tally.names():
         setattr(result.tally, name, getattr(result.tally, name) + getattr(joiner.tally, name))
     result.waiting += joiner.waiting_clicks
+
+
+def _join(result: SourceFold, joiner: Joiner, impressions: Impressions, clicks: Clicks, clock_ms: int) -> None:
+    outcomes, change = joiner.join(impressions, clicks, clock_ms=clock_ms)
+    result.learner.apply(outcomes, offset=result.learner.position)
+    joiner.apply(change)
 
 
 def _equal(name: str, found: str, expected: str) -> Check:

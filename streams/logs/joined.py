@@ -60,6 +60,9 @@ class JoinedRows:
             outcomes.cause_offset,
             outcomes.cause_index,
         )
+        if outcomes.opening is not None:
+            # An impression in flight has no outcome yet; it comes with the fact that closes it.
+            columns = tuple(column[outcomes.opening <= 0] for column in columns)
         for item, shown, reward, topic, offset, index in zip(*(c.tolist() for c in columns), strict=True):
             item_id = outcomes.item_ids[item]
             if shown:

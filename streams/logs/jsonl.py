@@ -9,7 +9,7 @@ are worth is decided by the joiner.
 import gzip
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -72,7 +72,7 @@ def read_jsonl(path: Path, *, graph: Graph | None = None, rule: JoinRule | None 
     Raises:
         LogError: the file, or a line of it, is not what it should be.
     """
-    rule = rule or JoinRule()
+    rule = replace(rule or JoinRule(), resolution="immediate")  # a file has no clock that closes windows
     lines = list(_lines(path, rule))
     if not lines:
         raise LogError(f"{path}: expected at least one line, got none")

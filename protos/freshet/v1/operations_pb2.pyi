@@ -225,6 +225,7 @@ class GetStatusResponse(_message.Message):
     LEARNING_FROZEN_FIELD_NUMBER: _builtins.int
     QUEUED_EVENTS_FIELD_NUMBER: _builtins.int
     PENDING_IMPRESSIONS_FIELD_NUMBER: _builtins.int
+    IMPRESSIONS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
     STATE_HASH_FIELD_NUMBER: _builtins.int
     DEFAULT_POLICY_FIELD_NUMBER: _builtins.int
@@ -245,6 +246,8 @@ class GetStatusResponse(_message.Message):
     queued_events: _builtins.int
     """Events waiting to be joined, and impressions waiting for clicks."""
     pending_impressions: _builtins.int
+    impressions_in_flight: _builtins.int
+    """Impressions whose window has not closed, where they count at close."""
     state_hash: _builtins.str
     """Hash of all sums, order-independent; 32 hex digits."""
     default_policy: _builtins.str
@@ -276,6 +279,7 @@ class GetStatusResponse(_message.Message):
         learning_frozen: _builtins.bool = ...,
         queued_events: _builtins.int = ...,
         pending_impressions: _builtins.int = ...,
+        impressions_in_flight: _builtins.int = ...,
         counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         state_hash: _builtins.str = ...,
         default_policy: _builtins.str = ...,
@@ -283,7 +287,7 @@ class GetStatusResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clusters", b"clusters", "counts", b"counts", "default_policy", b"default_policy", "edges", b"edges", "graph_refusal", b"graph_refusal", "graph_version", b"graph_version", "items", b"items", "learning_frozen", b"learning_frozen", "ledger_end", b"ledger_end", "parameters_position", b"parameters_position", "pending_impressions", b"pending_impressions", "plumbing", b"plumbing", "queued_events", b"queued_events", "staleness_ms", b"staleness_ms", "state_hash", b"state_hash", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clusters", b"clusters", "counts", b"counts", "default_policy", b"default_policy", "edges", b"edges", "graph_refusal", b"graph_refusal", "graph_version", b"graph_version", "impressions_in_flight", b"impressions_in_flight", "items", b"items", "learning_frozen", b"learning_frozen", "ledger_end", b"ledger_end", "parameters_position", b"parameters_position", "pending_impressions", b"pending_impressions", "plumbing", b"plumbing", "queued_events", b"queued_events", "staleness_ms", b"staleness_ms", "state_hash", b"state_hash", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
