@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bandits.join_rule import JoinRule
+from freshet.v1 import events_pb2
 from streams.event_codec import click_columns, impression_columns
 from streams.kafka.source_codec import click_decoder, impression_decoder
 from streams.wire.json_values import nearest
@@ -140,3 +141,8 @@ def test_decimals_are_the_nearest_floats(seed):
         assert got in (-1.0, float(f"{number}e{exponent}")), (number, exponent)
         read += got >= 0
     assert read > 1_500
+
+
+def test_modes_have_no_gaps():
+    """The compiled pass knows the largest mode only: a number left out below it would pass there."""
+    assert sorted(events_pb2.Mode.values()) == list(range(len(events_pb2.Mode.values())))
