@@ -38,7 +38,7 @@ def fail(message: str, *, code: int) -> NoReturn:
 
 def note(message: str) -> None:
     """Tell a person something that is not the result."""
-    click.echo(message, err=True)
+    click.echo(message, file=sys.stderr)  # not err=True, which writes past a progress bar and garbles it
 
 
 def print_json(result: Any, *, indent: bool = True) -> None:

@@ -4,6 +4,7 @@ Invariant: what is reported was measured on events later than everything that wa
 """
 
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,15 +91,14 @@ def train(
         training = Training(log, TrainSettings(model=model, epochs=epochs, test_share=test_share))
         later_users = training.later_users(least_likes=least_likes) if held_out else None
         out.mkdir(parents=True, exist_ok=True)
-        with rows_progress(epochs, "training", quiet=as_json) as progress:
+        with rows_progress(epochs * training.steps, "training", quiet=as_json) as progress:
 
             def told(done: int, numbers: dict[str, float]) -> None:
-                progress(done)
                 if not as_json:
                     found = f"recall@50 {numbers['validation_recall']:.4f} on the validation part"
                     note(f"epoch {done}: loss {numbers['loss']:.4f}, {found}")
 
-            report, parameters = training.run(out, resume=resume, told=told)
+            report, parameters = training.run(out, resume=resume, told=told, stepped=progress)
         training.export(parameters, report, out)
         people = None
         if held_out is not None and later_users is not None:
@@ -127,5 +127,7 @@ def _show(report: "TrainReport", out: Path) -> None:
         "recent popularity": report.recent_popularity,
     }
     for label, found in rows.items():
-        click.echo(f"{label:24}{found.all:>8.4f}{found.known_users:>14.4f}{found.new_items:>12.4f}")
+        shares = (found.all, found.known_users, found.new_items)
+        cells = ("-" if isnan(share) else f"{share:.4f}" for share in shares)
+        click.echo("{:24}{:>8}{:>14}{:>12}".format(label, *cells))
     click.echo(f"embeddings of users and items in {out}, for freshet build-graph")

@@ -4,13 +4,13 @@ Invariants: a tower is chosen by the validation part and reported on the test pa
 learned from; the same log, settings and seed give the same embeddings on the same machine, interrupted or not.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from bandits.graph import Float32, Int32, Int64
 from streams.corpus.errors import CorpusError
@@ -101,8 +101,18 @@ class Training:
         self._known = share > 0
         self._log_q = np.log(np.maximum(share, 1e-12)).astype(np.float32)
 
+    @property
+    def steps(self) -> int:
+        """Steps of one epoch."""
+        return self.split.train_end // self.settings.model.batch
+
     def run(
-        self, folder: Path, *, resume: bool = False, told: Callable[[int, dict[str, float]], None]
+        self,
+        folder: Path,
+        *,
+        resume: bool = False,
+        told: Callable[[int, dict[str, float]], None],
+        stepped: Callable[[int], None] = lambda done: None,
     ) -> tuple[TrainReport, dict[str, Float32]]:
         """Train, keeping a checkpoint after every epoch in `folder`.
 
@@ -110,6 +120,7 @@ class Training:
             folder: exists.
             resume: go on from the checkpoint there, if there is one.
             told: epochs done and the last one's numbers.
+            stepped: steps done, of `epochs * steps`; told now and then.
 
         Returns:
             The report and the parameters of the best epoch.
@@ -125,7 +136,7 @@ class Training:
         path = folder / CHECKPOINT
         done = load_checkpoint(path, identity) if resume and path.exists() else self._fresh(trainer, identity)
         while done.epoch < self.settings.epochs:
-            done = self._epoch(trainer, done)
+            done = self._epoch(trainer, done, stepped)
             save_checkpoint(done, path)
             told(done.epoch, done.curve[-1])
         best: dict[str, Float32] = {name: np.asarray(array) for name, array in done.best.items()}
@@ -150,7 +161,8 @@ class Training:
         for name, ids in (("item_ids.txt", log.item_ids), ("user_ids.txt", log.user_ids)):
             (folder / name).write_text("".join(f"{external}\n" for external in ids), "utf-8")
         ItemPlace(self.item_encoder, parameters).save(folder)
-        (folder / "training.json").write_text(json.dumps(asdict(report), indent=2) + "\n", "utf-8")
+        body = orjson.dumps(asdict(report), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)  # NaN is null
+        (folder / "training.json").write_bytes(body)
 
     def later_users(self, *, least_likes: int) -> Int32:
         """Users that liked at least so many items in the test part.
@@ -204,14 +216,14 @@ class Training:
         state = [np.asarray(leaf) for leaf in trainer.leaves(trainer.start(parameters))]
         return Checkpoint(identity, 0, parameters, state, parameters, [])
 
-    def _epoch(self, trainer: Trainer, done: Checkpoint) -> Checkpoint:
+    def _epoch(self, trainer: Trainer, done: Checkpoint, stepped: Callable[[int], None]) -> Checkpoint:
         """One pass over the training part in an order of its own."""
         model, log = self.settings.model, self.log
         end = self.split.train_end
         order = np.random.default_rng([model.seed, done.epoch]).permutation(end)
         parameters: Any = dict(done.parameters)
         state = trainer.rebuild(trainer.start(parameters), done.state)
-        steps, losses = end // model.batch, []
+        steps, losses = self.steps, []
         for number in range(steps):
             event = order[number * model.batch : (number + 1) * model.batch]
             user, item = log.user[event], log.item[event]
@@ -219,6 +231,7 @@ class Training:
             at = done.epoch * steps + number
             parameters, state, loss = trainer.step(parameters, state, user, item, history, at)
             losses.append(loss)
+            stepped(at + 1)
         arrays = {name: np.asarray(array) for name, array in parameters.items()}
         found = self._recall(self._scorer(arrays), self._validation_events())
         numbers = {"loss": float(np.mean([float(loss) for loss in losses])), "validation_recall": found.all}

@@ -25,7 +25,12 @@ def train(tables, folder, *, epochs, resume=False, model=MODEL):
     folder.mkdir(exist_ok=True)
     training = Training(read_interactions("tables", tables), TrainSettings(model=model, epochs=epochs))
     told = []
-    report, parameters = training.run(folder, resume=resume, told=lambda done, numbers: told.append(done))
+    steps = []
+    report, parameters = training.run(
+        folder, resume=resume, told=lambda done, numbers: told.append(done), stepped=steps.append
+    )
+    last = epochs * training.steps
+    assert steps == list(range(last - len(steps) + 1, last + 1))  # goes on where it was, and misses none
     training.export(parameters, report, folder)
     return report, told
 
