@@ -78,7 +78,8 @@ def fold_run(run: LedgerRun, deliveries: Sequence[Delivery]) -> Int32:
     offsets = np.fromiter((delivery.offset for delivery in deliveries), np.int64, len(deliveries))
     any_learner = deliveries[0].learner
     graph, row_position = any_learner.graph, any_learner.row_position
-    item = graph.lookup(run.item_ids)[run.item] if len(run.item) else run.item
+    # As in `Learner.apply`: a retired item goes on learning.
+    item = graph.lookup(run.item_ids, retired=True)[run.item] if len(run.item) else run.item
     is_new = taken[run.record]
     known, offset = item >= 0, offsets[run.record]
     unknown_by_record = np.bincount(run.record[is_new & ~known], minlength=len(deliveries))

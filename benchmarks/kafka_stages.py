@@ -57,31 +57,36 @@ class StageClock:
 def watch_stages(clock: StageClock) -> None:
     """Put timers around the stages of joiner and learner, for this process."""
     from bandits.joiner import Joiner
-    from bandits.learner import Learner
-    from streams.kafka import joiner_partition, joiner_store, learner_partition, partition, sender, source_codec
-    from streams.store import Batch, Store
+    from streams.kafka import (
+        joiner_partition,
+        joiner_rounds,
+        joiner_store,
+        learner_partition,
+        learner_rounds,
+        sender,
+        source_codec,
+    )
+    from streams.store import Batch
 
     def watch(owner: Any, name: str, stage: str) -> None:
         setattr(owner, name, clock.timed(stage, getattr(owner, name)))
 
-    watch(partition.Partition, "_contiguous", "inbox: size and order of chunks")
     watch(source_codec.SourceDecoder, "columns", "decode, validate, columns")
     watch(source_codec.SourceDecoder, "decode", "decode: what the compiled pass left")
     watch(Joiner, "join", "join")
     watch(joiner_partition, "encode_parts", "ledger: split and encode")
     watch(joiner_store, "encode_change", "joiner store: encode change")
-    watch(joiner_store.JoinerStore, "write", "joiner store: outbox and batch")
+    watch(joiner_store.JoinerStore, "batch", "joiner store: outbox and batch")
     watch(Joiner, "apply", "apply to the joiner")
-    watch(joiner_partition, "with_owner", "ledger: put the epoch")
-    watch(Store, "write", "stores: WriteBatch, synced")
-    watch(learner_partition, "decode_delivery", "learner: decode ledger")
-    watch(learner_partition, "decode_outcomes", "learner: decode ledger")
-    watch(Learner, "apply", "learner: look up and add")
-    watch(learner_partition, "encode_rows", "rows: encode")
-    watch(learner_partition.LearnerPartition, "_batch", "rows: into the store's batch")
+    watch(joiner_rounds, "with_epoch", "ledger: put the epoch")
+    watch(learner_rounds, "_fold", "learner: rest of folding")
+    watch(learner_partition, "parse_record", "learner: decode ledger")
+    watch(learner_rounds, "decode_run", "learner: decode ledger")
+    watch(learner_rounds, "fold_run", "learner: look up and add")
+    watch(learner_rounds, "encode_rows", "rows: encode")
+    watch(learner_partition.LearnerPartition, "batch", "rows: into the store's batch")
     watch(Batch, "put_all", "rows: into the store's batch")
-    watch(learner_partition, "with_epoch", "rows: put the epoch")
-    watch(learner_partition.SharedSums, "items_of", "publish: which rows")
+    watch(learner_rounds, "with_epoch", "rows: put the epoch")
     _watch_row_batches(clock, sender)
 
 

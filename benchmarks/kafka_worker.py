@@ -84,7 +84,7 @@ class Probe:
             ):
                 await asyncio.sleep(_POLL_S)
             marks[f"{name}_s"] = time.perf_counter() - self.begun[0]
-        while any(partition.due_in_s() is not None for partition in self.owned(LearnerPartition)):
+        while any(p.learner.position > p.head.published_position for p in self.owned(LearnerPartition)):
             await asyncio.sleep(_POLL_S)
         wall_s, cpu_s, threads = self.begun
         now = thread_seconds()

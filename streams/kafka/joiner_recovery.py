@@ -20,6 +20,7 @@ from faust.types import TP
 from streams.failpoints import failpoint
 from streams.kafka.chunk import Chunk, LogRecord
 from streams.kafka.joiner_partition import JoinerPartition
+from streams.kafka.joiner_rounds import commit_round, send_outboxes
 from streams.kafka.log_reader import LogReader, open_reader
 from streams.kafka.partition import WorkerError
 from streams.kafka.stretch import Stretch
@@ -60,7 +61,8 @@ async def recover(partition: JoinerPartition, view: LedgerView) -> None:
     if incomplete:
         ends = {partition.impressions: last.impressions_position, partition.clicks: last.clicks_position}
         # At the same clock: it says which windows the batch closed.
-        await partition.commit_at(await _chunks(partition, target, ends), last.clock_ms)
+        records = await _chunks(partition, target, ends)
+        await commit_round(partition.around, [(partition, records)], clock_ms=last.clock_ms)
 
 
 def _check_ledger(partition: JoinerPartition, view: LedgerView) -> bool:
@@ -85,7 +87,7 @@ async def _go_on(partition: JoinerPartition, sequence: int) -> None:
             partition.jump(tp, max(first, partition.positions()[tp]))
     outbox = partition.state.outbox()
     _settle(partition, sequence=sequence, keep_outbox=True)
-    await partition.send_outbox(outbox)
+    await send_outboxes(partition.around, [(partition, outbox)])
 
 
 def _settle(partition: JoinerPartition, *, sequence: int, keep_outbox: bool = False) -> None:
@@ -172,7 +174,7 @@ def _join_silently(
     ends = dict(partition.positions()) | {TP(chunk.topic, chunk.partition): chunk.end for chunk in given}
     change.impressions_position, change.clicks_position = ends[partition.impressions], ends[partition.clicks]
     head.sent = change.sequence
-    state.write(head, change, [])
+    state.write(head, change)
     failpoint("joiner-rejoined")
     joiner.apply(change)
 

@@ -11,7 +11,6 @@ Keys, by first byte, beside those of `streams.store`:
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from bandits.join_rule import JoinRule
@@ -19,7 +18,6 @@ from bandits.joiner import Joiner
 from bandits.joiner_change import JoinerChange
 from freshet.v1 import kafka_state_pb2
 from streams.change_codec import encode_change
-from streams.kafka.ledger import with_epoch
 from streams.kafka.sender import Outgoing
 from streams.restore import restore_joiner
 from streams.store import CHANGE, HEAD, Batch, Store, number_bytes
@@ -65,8 +63,8 @@ class JoinerStore:
         """Sequence in the ledger of the last change."""
         return self.joiner.sequence + self.head.sequence_shift
 
-    def write(self, head: kafka_state_pb2.JoinerHead, change: JoinerChange, outbox: Sequence[Outgoing]) -> None:
-        """Write a micro-batch; `outbox` without epochs."""
+    def batch(self, head: kafka_state_pb2.JoinerHead, change: JoinerChange, outbox: Sequence[Outgoing]) -> Batch:
+        """A micro-batch to be written; `outbox` without epochs."""
         batch = Batch()
         batch.put(CHANGE, change.sequence, encode_change(change))
         batch.delete_below(CHANGE, 0, change.keep_from)
@@ -74,7 +72,11 @@ class JoinerStore:
         for number, outgoing in enumerate(outbox):
             batch.put(OUTBOX, number_bytes(change.sequence) + number_bytes(number), _encode(outgoing))
         batch.put(HEAD, b"", head.SerializeToString())
-        self.store.write(batch)
+        return batch
+
+    def write(self, head: kafka_state_pb2.JoinerHead, change: JoinerChange) -> None:
+        """Write a micro-batch that has nothing to send."""
+        self.store.write(self.batch(head, change, []))
         self.head = head
 
     def write_head(self, head: kafka_state_pb2.JoinerHead) -> None:
@@ -105,11 +107,6 @@ class JoinerStore:
     def close(self) -> None:
         """Close the database."""
         self.store.close()
-
-
-def with_owner(facts: Sequence[Outgoing], epoch: int) -> list[Outgoing]:
-    """Ledger records as their owner sends them."""
-    return [replace(out, value=with_epoch(out.value or b"", epoch)) for out in facts]
 
 
 def _encode(outgoing: Outgoing) -> bytes:

@@ -90,7 +90,7 @@ async def _fence(partition: LearnerPartition, reader: LogReader, tp: TP, known: 
         found = await _highest_fence(reader, tp, known, end)
         partition.epoch, known = max(partition.epoch, found + 1), end
         fence = [(fence_key(partition.epoch), partition.mark().SerializeToString())]
-        end = await partition.around.sender.send_rows(tp.topic, tp.partition, fence)
+        end = (await partition.around.sender.send_batches(tp.topic, {tp.partition: fence}))[tp.partition][-1]
         if await _highest_fence(reader, tp, known, end) < partition.epoch:
             partition.head.parameters_end = end + 1
             return

@@ -9,6 +9,7 @@ Invariants:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from bandits.hashing import hash_strings
 from bandits.outcomes import Outcomes
 from freshet.v1 import kafka_state_pb2
 from streams.outcome_codec import COLUMNS, FACT_COLUMNS, OPTIONAL_COLUMNS, encode_outcomes, encode_stretches
+
+_MAX_REMEMBERED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,31 @@ def partitions_of(item_ids: Sequence[str], n_partitions: int) -> Int64:
     """Ledger partition of each item, int64."""
     hashes = hash_strings(item_ids)[:, 0]
     return (hashes % np.uint64(n_partitions)).astype(np.int64)
+
+
+class ItemPartitions:
+    """Ledger partitions of items, remembered: hashing costs more than looking up.
+
+    Args:
+        n_partitions: of the ledger.
+    """
+
+    def __init__(self, n_partitions: int) -> None:
+        self._n_partitions = n_partitions
+        self._known: dict[str, int] = {}
+
+    def of(self, item_ids: Sequence[str]) -> Int64:
+        """Ledger partition of each item, int64."""
+        known = self._known
+        found = np.fromiter(map(known.get, item_ids, repeat(-1)), np.int64, len(item_ids))
+        missing = np.flatnonzero(found < 0)
+        if len(missing):
+            names = [item_ids[at] for at in missing.tolist()]
+            found[missing] = partitions_of(names, self._n_partitions)
+            if len(known) + len(names) > _MAX_REMEMBERED:
+                known.clear()
+            known.update(zip(names, found[missing].tolist(), strict=True))
+        return found
 
 
 def encode_parts(
@@ -140,6 +168,7 @@ def _by_partition(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tupl
 
 
 __all__ = [
+    "ItemPartitions",
     "Place",
     "decode_delivery",
     "encode_fence",

@@ -10,6 +10,7 @@ and an unknown member joins again. So before a member joins again it asks by a h
 """
 
 import asyncio
+import time
 from typing import Any
 
 import structlog
@@ -58,9 +59,12 @@ class NamedCoordinator(GroupCoordinator):  # type: ignore[misc]
 
     Attributes:
         replaced: another process has this name now; the worker must end.
+        sure_until_s: by the monotonic clock; until then the group cannot have given the partitions to another
+            worker, as the session runs at least from the last heartbeat that was answered.
     """
 
     replaced = False
+    sure_until_s = 0.0
     _former = (-1, "")
 
     @classmethod
@@ -86,6 +90,13 @@ class NamedCoordinator(GroupCoordinator):  # type: ignore[misc]
         if self.member_id:
             self._former = (self.generation, self.member_id)
         super().reset_generation()
+
+    async def _do_heartbeat(self) -> Any:
+        asked_s = time.monotonic()
+        answered = await super()._do_heartbeat()
+        if answered:
+            self.sure_until_s = asked_s + self._session_timeout_ms / 1000
+        return answered
 
     async def _do_rejoin_group(self, subscription: Any) -> Any:
         if self._group_instance_id is not None:

@@ -1,7 +1,7 @@
-"""One owned partition: its inbox, and the loop that commits what is in it.
+"""One owned partition: where it is, and what waits for it.
 
-Invariants: one task owns the state of a partition; being ended at any await is like a crash there, and the next
-owner recovers from what is on disk and in the topics; a chunk that does not follow the one before is never applied.
+Invariants: a chunk that does not follow the one before is never taken in; nothing is delivered before the partition
+has said where it starts, nor after its end.
 """
 
 import abc
@@ -15,6 +15,8 @@ from faust.types import TP
 
 from bandits.backend import Backend
 from streams.kafka.chunk import Chunk
+from streams.kafka.disk_threads import DiskThreads
+from streams.kafka.ledger import ItemPartitions
 from streams.kafka.sender import Sender
 from streams.kafka.source_codec import ClickDecoder, ImpressionDecoder, click_decoder, impression_decoder
 from streams.kafka.transport import ChunkConsumer
@@ -35,16 +37,20 @@ class Surroundings:
         names: of the topics.
         consumer: delivers chunks.
         sender: sends records.
+        disk: writes to stores.
         backend: adds the facts.
         ledger_partitions: partitions of the ledger.
+        item_partitions: ledger partition of each item.
     """
 
     settings: WorkerSettings
     names: TopicNames
     consumer: ChunkConsumer
     sender: Sender
+    disk: DiskThreads
     backend: Backend
     ledger_partitions: int
+    item_partitions: ItemPartitions
 
     def __post_init__(self) -> None:
         # What has to be compiled is compiled here, before the worker joins its group: later the group would wait.
@@ -63,93 +69,92 @@ class Partition(abc.ABC):
     Args:
         around: what all partitions share.
         tps: the topic partitions it reads.
+
+    Attributes:
+        waiting_bytes: of the chunks that wait.
+        is_started: chunks may be delivered.
+        arrived: set whenever one was.
     """
 
     def __init__(self, around: Surroundings, tps: Sequence[TP]) -> None:
         self.around = around
         self.tps = tuple(tps)
+        self.waiting_bytes = 0
         self._inbox: deque[Chunk] = deque()
-        self._arrived = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._closed = False
-        self._missed: set[TP] = set()
+        self.arrived = asyncio.Event()
+        self.is_started = False
 
     @abc.abstractmethod
     def positions(self) -> Mapping[TP, int]:
-        """Offset of the next record that is not in the store, by topic partition."""
+        """Offset of the next record that has not been taken in, by topic partition."""
 
     @abc.abstractmethod
-    async def commit(self, chunks: Sequence[Chunk]) -> None:
-        """Make a micro-batch durable; without chunks, do what has become due."""
-
-    @abc.abstractmethod
-    def due_in_s(self) -> float | None:
-        """When `commit` must be called even without chunks; None = never."""
+    def stored_positions(self) -> Mapping[TP, int]:
+        """As `positions`, of what is on disk."""
 
     @abc.abstractmethod
     def close(self) -> None:
         """Give up the partition: close the store."""
 
-    async def deliver(self, chunk: Chunk) -> None:
-        """Take a chunk; waits while too many are waiting."""
-        while len(self._inbox) >= self.around.settings.max_waiting_chunks and not self._closed:
-            self._room.clear()
-            await self._room.wait()
-        self._inbox.append(chunk)
-        self._arrived.set()
+    def wants(self, tp: TP) -> bool:
+        """True if more of a topic partition may be delivered."""
+        return self.is_started and len(self._inbox) < self.around.settings.max_waiting_chunks
 
-    async def run(self) -> None:
-        """Say where to start, then commit what comes, for ever."""
-        for tp, offset in (await self._checked_positions()).items():
+    def deliver(self, chunk: Chunk) -> None:
+        """Take a chunk."""
+        if self.is_started:
+            self._inbox.append(chunk)
+            self.waiting_bytes += chunk.size
+            self.arrived.set()
+
+    async def start(self, arrived: asyncio.Event) -> None:
+        """Say where to start.
+
+        Args:
+            arrived: set whenever a chunk comes.
+
+        Raises:
+            WorkerError: the topics do not fit what has been read of them.
+        """
+        self.arrived = arrived
+        positions = await self._checked_positions()
+        self.is_started = True
+        for tp, offset in positions.items():
             await self.around.consumer.start_from(tp, offset)
-        while True:
-            chunks = await self._take()
-            for tp in self._missed:
-                # Something between two deliveries was lost, as it happens around a rebalance: read it again.
-                await self.around.consumer.start_from(tp, self.positions()[tp])
-            await self.commit(chunks)
 
     def end(self) -> None:
-        """Let go whoever waits to deliver; then close."""
-        self._closed = True
+        """Close."""
+        self.is_started = False
         self._inbox.clear()
-        self._room.set()
+        self.waiting_bytes = 0
         self.close()
 
-    async def _take(self) -> list[Chunk]:
-        """Waiting chunks that follow what is committed, as many as make one micro-batch; none if it is due."""
-        due_s = self.due_in_s()
-        if not self._inbox and (due_s is None or due_s > 0):
-            self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), due_s)
-            except TimeoutError:
-                return []
-        return self._contiguous()
+    def ready_in_s(self) -> float | None:
+        """When there may be something to take; None = not before another chunk comes."""
+        return 0.0 if self._inbox else None
 
-    def _contiguous(self) -> list[Chunk]:
+    async def take(self, limit_bytes: int) -> list[Chunk] | None:
+        """Waiting chunks that follow what was taken in before, as many as fit but at least one; None = nothing."""
         position = dict(self.positions())
         chunks: list[Chunk] = []
+        missed: set[TP] = set()
         size = 0
-        self._missed.clear()
-        while self._inbox:
-            chunk = self._inbox[0]
+        while self._inbox and not (chunks and size + self._inbox[0].size > limit_bytes):
+            chunk = self._inbox.popleft()
+            self.waiting_bytes -= chunk.size
             tp = TP(chunk.topic, chunk.partition)
-            chunk_bytes = sum(len(record.value or b"") for record in chunk.records)
-            if chunks and size + chunk_bytes > self.around.settings.max_batch_bytes:
-                break
-            self._inbox.popleft()
             if chunk.start != position[tp]:
                 if chunk.start > position[tp]:
-                    self._missed.add(tp)
+                    missed.add(tp)
                 continue
-            self._missed.discard(tp)
+            missed.discard(tp)
             position[tp] = chunk.end
-            size += chunk_bytes
+            size += chunk.size
             chunks.append(chunk)
-        self._room.set()
-        return chunks
+        for tp in missed:
+            # Something between two deliveries was lost, as it happens around a rebalance: read it again.
+            await self.around.consumer.start_from(tp, position[tp])
+        return chunks or None
 
     async def _checked_positions(self) -> Mapping[TP, int]:
         """The positions, once the broker has been asked whether they still exist."""

@@ -5,7 +5,7 @@ its first copy. After a failure the client is replaced and the whole call is sen
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ _PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _BATCH_BYTES = 1 << 20
 _BATCH_OVERHEAD = 1 << 12
+
+Pair = tuple[bytes | None, bytes]
 
 log = structlog.get_logger("freshet.kafka")
 
@@ -83,28 +85,23 @@ class Sender:
         offsets: list[int] = await self._until_done(once)
         return offsets
 
-    async def send_rows(self, topic: str, partition: int, rows: Iterable[tuple[bytes, bytes]]) -> int:
-        """Send keys and values as few record batches, in order; the offset of the last one."""
-        pairs = list(rows)
+    async def send_batches(self, topic: str, rows: Mapping[int, Sequence[Pair]]) -> dict[int, list[int]]:
+        """Send keys and values as few record batches, in order within each partition.
 
-        async def once(producer: AIOKafkaProducer) -> int:
-            batch = producer.create_batch()
-            waiting = []
-            for key, value in pairs:
-                if batch.append(timestamp=None, key=key, value=value) is None:
-                    batch.close()
-                    waiting.append(await producer.send_batch(batch, topic, partition=partition))
-                    batch = producer.create_batch()
-                    if batch.append(timestamp=None, key=key, value=value) is None:
-                        raise TooLarge(f"a row of {topic} has {len(value)} bytes, more than a batch takes")
-            in_last: int = batch.record_count()
-            batch.close()
-            waiting.append(await producer.send_batch(batch, topic, partition=partition))
-            *_, last = await _all(waiting)
-            return int(last.offset) + in_last - 1
+        Args:
+            topic: for all.
+            rows: keys and values by partition.
 
-        offset: int = await self._until_done(once)
-        return offset
+        Returns:
+            Offsets of the rows, by partition.
+        """
+
+        async def once(producer: AIOKafkaProducer) -> dict[int, list[int]]:
+            sending = [_send_pairs(producer, topic, partition, pairs) for partition, pairs in rows.items()]
+            return dict(zip(rows, await _all(sending), strict=True))
+
+        offsets: dict[int, list[int]] = await self._until_done(once)
+        return offsets
 
     async def _until_done(self, once: Any) -> Any:
         pause_s = _PAUSE_S
@@ -156,8 +153,28 @@ class Sender:
         return producer
 
 
+async def _send_pairs(producer: AIOKafkaProducer, topic: str, partition: int, pairs: Sequence[Pair]) -> list[int]:
+    waiting: list[tuple[Any, int]] = []
+    batch = producer.create_batch()
+    for key, value in pairs:
+        if batch.append(timestamp=None, key=key, value=value) is None:
+            waiting.append(await _send_batch(producer, batch, topic, partition))
+            batch = producer.create_batch()
+            if batch.append(timestamp=None, key=key, value=value) is None:
+                raise TooLarge(f"a record of {topic} has {len(value)} bytes, more than a batch takes")
+    waiting.append(await _send_batch(producer, batch, topic, partition))
+    done = await _all([future for future, _ in waiting])
+    return [first.offset + i for first, (_, count) in zip(done, waiting, strict=True) for i in range(count)]
+
+
+async def _send_batch(producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> tuple[Any, int]:
+    count = batch.record_count()
+    batch.close()
+    return await producer.send_batch(batch, topic, partition=partition), count
+
+
 async def _all(waiting: Sequence[Any]) -> list[Any]:
-    """Results of all futures; the first failure only once every one has ended."""
+    """Results of all; the first failure only once every one has ended."""
     results = await asyncio.gather(*waiting, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

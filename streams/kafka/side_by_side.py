@@ -27,20 +27,23 @@ class SideBySide:
 
     Args:
         tps: the partitions.
-        max_batch_bytes: source bytes to be taken at once, as far as single chunks allow.
 
     Attributes:
         missed: partitions of which something between two chunks was lost, after `take`.
     """
 
-    def __init__(self, tps: Sequence[TP], *, max_batch_bytes: int) -> None:
+    def __init__(self, tps: Sequence[TP]) -> None:
         self._waiting: dict[TP, deque[Chunk]] = {tp: deque() for tp in tps}
-        self._max_batch_bytes = max_batch_bytes
         self.missed: set[TP] = set()
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
         return any(self._waiting.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes of everything that waits."""
+        return sum(chunk.size for chunks in self._waiting.values() for chunk in chunks)
 
     def add(self, chunk: Chunk) -> None:
         """A chunk has come."""
@@ -56,7 +59,12 @@ class SideBySide:
             chunks.clear()
 
     def take(
-        self, positions: Mapping[TP, int], ends: Mapping[TP, int | None], clocks_ms: Mapping[TP, int]
+        self,
+        positions: Mapping[TP, int],
+        ends: Mapping[TP, int | None],
+        clocks_ms: Mapping[TP, int],
+        *,
+        limit_bytes: int,
     ) -> list[Chunk]:
         """What may be committed next; empty if it must wait for the other partition.
 
@@ -64,11 +72,12 @@ class SideBySide:
             positions: offset of the next record to be committed.
             ends: end of each partition as last seen; None before the first answer.
             clocks_ms: when the last committed record of each was ingested.
+            limit_bytes: to be taken at once, as far as single chunks allow.
         """
         self.missed = {tp for tp, chunks in self._waiting.items() if self._lost(chunks, positions[tp])}
         until_ms = min(self._reach_ms(tp, positions[tp], ends[tp], clocks_ms[tp]) for tp in self._waiting)
         until_ms += SLACK_MS
-        if sum(_bytes(chunk) for chunks in self._waiting.values() for chunk in chunks) > self._max_batch_bytes:
+        if self.size > limit_bytes:
             until_ms = min([until_ms, *(_last_ms(chunks[0]) for chunks in self._waiting.values() if chunks)])
         return [chunk for tp in self._waiting for chunk in self._take_of(tp, positions[tp], until_ms)]
 
@@ -107,7 +116,3 @@ class SideBySide:
 
 def _last_ms(chunk: Chunk) -> int:
     return chunk.records[-1].timestamp
-
-
-def _bytes(chunk: Chunk) -> int:
-    return sum(len(record.value or b"") for record in chunk.records)

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -22,8 +22,12 @@ from bandits.artifact import load_graph
 from bandits.backend import choose_backend
 from streams.kafka import joiner_recovery, learner_recovery
 from streams.kafka.chunk import Chunk, ChunkSchema
+from streams.kafka.disk_threads import DiskThreads
 from streams.kafka.joiner_partition import JoinerPartition
+from streams.kafka.joiner_rounds import JoinerRounds
 from streams.kafka.learner_partition import LearnerPartition, SharedSums
+from streams.kafka.learner_rounds import LearnerRounds
+from streams.kafka.ledger import ItemPartitions
 from streams.kafka.log_reader import open_reader
 from streams.kafka.partition import Partition, Surroundings, WorkerError
 from streams.kafka.sender import Sender
@@ -101,8 +105,10 @@ class Worker:
             names=names,
             consumer=self._consumer,
             sender=sender,
+            disk=DiskThreads(),
             backend=choose_backend(settings.backend),
             ledger_partitions=counts[names.outcomes],
+            item_partitions=ItemPartitions(counts[names.outcomes]),
         )
         self._shared = SharedSums.empty(graph, counts[names.outcomes])
         await self.app.start()
@@ -115,6 +121,7 @@ class Worker:
         await self.app.stop()
         if self._around:
             await self._around.sender.stop()
+            self._around.disk.close()
         self._lock.close()
 
     @property
@@ -150,7 +157,8 @@ class Worker:
         transport.options = TransportOptions(
             worker=settings.name,
             together=(names.impressions, names.clicks),
-            positions=self._positions,
+            positions=self._stored_positions,
+            wanted=self._wanted,
             on_failure=self._failed,
             static_member=settings.static_member,
         )
@@ -183,11 +191,12 @@ class Worker:
 
     # --- what Faust calls ---------------------------------------------------------------------------------------
 
-    async def _route(self, stream: AsyncIterator[Chunk]) -> None:
-        async for chunk in stream:
-            partition = self._owned.get(TP(chunk.topic, chunk.partition))
-            if partition is not None:
-                await partition.deliver(chunk)
+    async def _route(self, stream: AsyncIterator[Sequence[Chunk]]) -> None:
+        async for chunks in stream:
+            for chunk in chunks:
+                partition = self._owned.get(TP(chunk.topic, chunk.partition))
+                if partition is not None:
+                    partition.deliver(chunk)
 
     async def _revoked(self, _: Any, revoked: set[TP], **__: Any) -> None:
         await self._let_go()
@@ -213,24 +222,24 @@ class Worker:
             LearnerPartition(tp.partition, around, shared) for tp in sorted(assigned) if tp.topic == names.outcomes
         ]
         self._own(learners)
+        learning, joining = LearnerRounds(around, shared), JoinerRounds(around)
+        for rounds in (learning, joining):
+            self._tasks.append(asyncio.ensure_future(self._guard(rounds.run())))
         log.info("owns", joiners=[p.number for p in joiners], learners=[p.number for p in learners])
         async with open_reader(self.settings.bootstrap, client_id=self.settings.name) as reader:
             for learner in learners:
                 await learner_recovery.recover(learner, reader, generation=generation)
-                self._run(learner)
+                await learning.add(learner)
             if joiners:
                 views = await take_over(joiners, around, reader, generation=generation)
                 for joiner in joiners:
                     await joiner_recovery.recover(joiner, views[joiner.number])
-                    self._run(joiner)
+                    await joining.add(joiner)
 
     def _own(self, partitions: list[Any]) -> None:
         for partition in partitions:
             for tp in partition.tps:
                 self._owned[tp] = partition
-
-    def _run(self, partition: Partition) -> None:
-        self._tasks.append(asyncio.ensure_future(self._guard(partition.run())))
 
     async def _let_go(self) -> None:
         """End everything that writes; it is as if the process had crashed for these partitions."""
@@ -259,6 +268,13 @@ class Worker:
         with contextlib.suppress(Exception):
             log.error("unexpected", exc_info=error)
         self._on_failure(f"{type(error).__name__}: {error}")
+
+    def _stored_positions(self) -> dict[TP, int]:
+        stored = (partition.stored_positions() for partition in dict.fromkeys(self._owned.values()))
+        return {tp: position for positions in stored for tp, position in positions.items()}
+
+    def _wanted(self) -> list[TP]:
+        return [tp for tp, partition in self._owned.items() if partition.wants(tp)]
 
     # --- watching -----------------------------------------------------------------------------------------------
 

@@ -26,8 +26,10 @@ class WorkerSettings:
         heartbeat_interval_ms: at most a third of it.
         rebalance_timeout_ms: how long others may take to join a rebalance.
         request_timeout_ms: how long the broker may take to answer.
-        publish_interval_ms: shortest time between two publications of a partition's rows.
-        max_batch_bytes: source bytes of one micro-batch, as far as single chunks allow.
+        publish_interval_ms: shortest time between two publications of rows.
+        round_interval_ms: shortest time between the beginnings of two rounds while less than `max_batch_bytes`
+            waits.
+        max_batch_bytes: bytes of one round of all partitions, as far as single chunks allow.
         max_waiting_chunks: fetched chunks that may wait for a partition.
         stall_timeout_ms: a partition that stands still so long with work to do ends the process.
     """
@@ -47,7 +49,8 @@ class WorkerSettings:
     rebalance_timeout_ms: int = 20_000
     request_timeout_ms: int = 15_000
     publish_interval_ms: int = 100
-    max_batch_bytes: int = 1 << 20
+    round_interval_ms: int = 20
+    max_batch_bytes: int = 2 << 20
     max_waiting_chunks: int = 8
     stall_timeout_ms: int = 120_000
 

@@ -19,6 +19,7 @@ KNOWN = {
     "AIOKafkaConsumerThread.on_start": "38b4e8bd1e10723a",
     "GroupCoordinator.reset_generation": "537aa37c531b4de9",
     "GroupCoordinator._do_rejoin_group": "3cb016c98a087a71",
+    "GroupCoordinator._do_heartbeat": "dc1d6632aaa68e96",
     "GroupCoordinator._send_req": "fa4b12e914ce9fcf",
     "GroupCoordinator.check_errors": "ba6ca51ad34838d9",
     "Consumer._new_consumer_thread": "0870ec53dea75083",

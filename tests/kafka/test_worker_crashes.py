@@ -12,11 +12,13 @@ from tests.kafka.cluster import Cluster
 KILLS = 20
 FAILPOINTS = [
     "joiner-joined",
+    "joiner-one-written",
     "joiner-written",
     "joiner-refused",
     "joiner-sent",
     "joiner-marked",
     "learner-folded",
+    "learner-one-written",
     "learner-written",
     "learner-published",
     "learner-marked",

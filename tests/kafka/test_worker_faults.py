@@ -83,18 +83,21 @@ def test_of_two_workers_with_one_name_the_older_ends(kafka: str, topic_prefix: s
     )
     source = cluster.feed(27)
     try:
-        cluster.start(0)
-        feed_for(source, 3)
-        old = cluster.workers.pop(0)
+        old = cluster.start(0)
+        source.step(50)
+        source.flush()
+        cluster.wait_until_learned()
+        feed_for(source, 1)
+        cluster.workers.pop(0)
         source.step(200)  # work in its buffers
         source.flush()
         old.send_signal(signal.SIGSTOP)
         (tmp_path / "worker-0").rename(tmp_path / "elsewhere")
         cluster.start(0)
-        feed_for(source, 3)
+        feed_for(source, 4)
         old.send_signal(signal.SIGCONT)
-        feed_for(source, 3)
-        assert old.wait(20) == 70
+        feed_for(source, 2)
+        assert old.wait(30) == 70
         assert 'another process has joined the group as "w0"' in cluster.last_words(200)
         assert cluster.workers[0].poll() is None, "the newer one must stay"
         source.finish()

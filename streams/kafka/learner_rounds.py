@@ -1,0 +1,166 @@
+"""Rounds of the learner partitions of a worker.
+
+The commit path of a round:
+
+    1. fold the ledger records of all partitions into the sums with one call, dropping repeats and what replaced
+       owners wrote too late
+    2. if the last publication is long enough ago: write ONE WriteBatch for each partition, synced, side by side:
+       the rows that changed since, and the head (position, applied sequences, epochs)
+    3. send the same rows of all partitions, each partition's mark last
+    4. wait until the broker has them
+    5. remember the published positions; they are written with the next micro-batch
+    6. acknowledge: the positions on disk may be copied to the group
+
+A crash before 2 has happened never: the ledger is the log, and is folded again from the positions on disk. Rows are
+published after they are on disk, so nothing published is ahead of what can be restored; and every row says which
+ledger position it includes, so a crash between 2 and 5 leaves just the rows above the published position to be sent
+again.
+"""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from bandits.ledger_run import Delivery, fold_run
+from bandits.sums import Int32
+from streams.failpoints import failpoint
+from streams.kafka.chunk import Chunk
+from streams.kafka.learner_partition import LearnerPartition, SharedSums
+from streams.kafka.parameter_rows import MARK_KEY, with_epoch
+from streams.kafka.partition import Surroundings
+from streams.kafka.rounds import Rounds
+from streams.kafka.sender import Pair
+from streams.outcome_codec import LedgerError, Message, decode_run
+from streams.row_codec import encode_rows
+from streams.store import Batch
+
+# While more is waiting, publishing takes at most one part in so many of the time, up to a limit.
+_SHARE = 3
+_LONGEST_PAUSE_S = 1.0
+
+_Record = tuple[LearnerPartition, int, Message]
+
+
+class LearnerRounds(Rounds[LearnerPartition]):
+    """Commits the learner partitions of a worker.
+
+    Args:
+        around: what all partitions share.
+        shared: the sums.
+    """
+
+    def __init__(self, around: Surroundings, shared: SharedSums) -> None:
+        super().__init__(around)
+        self._shared = shared
+        self._changed: list[Int32] = []
+        self._published_at_s = 0.0
+        self._publishing_took_s = 0.0
+
+    async def add(self, partition: LearnerPartition) -> None:
+        """Begin to commit a partition; rows that its last owner had not published go out with the next ones."""
+        await super().add(partition)
+        self._changed.append(partition.unpublished())
+
+    def due_in_s(self) -> float | None:
+        """When the next publication is due."""
+        if not any(map(_is_ahead, self.partitions)):
+            return None
+        pause_s = self.around.settings.publish_interval_ms / 1000
+        if self._waiting_bytes():
+            pause_s = max(pause_s, min(_SHARE * self._publishing_took_s, _LONGEST_PAUSE_S))
+        return self._published_at_s + pause_s - time.monotonic()
+
+    async def commit(self, taken: Sequence[tuple[LearnerPartition, Sequence[Chunk]]]) -> None:
+        """Fold a round, publish when it is due; the steps are those of the module's head."""
+        # 1. fold
+        if taken:
+            self._changed.append(_fold(taken))
+            failpoint("learner-folded")
+        due_s = self.due_in_s()
+        if due_s is not None and due_s <= 0:
+            self._published_at_s = time.monotonic()
+            await self._publish()
+            self._publishing_took_s = time.monotonic() - self._published_at_s
+
+    async def _publish(self) -> None:
+        """Steps 2 to 5."""
+        partitions = list(filter(_is_ahead, self.partitions))
+        rows = self._changed_rows()
+        positions = {partition.number: partition.learner.position for partition in partitions}
+        # 2. write
+        batches = [(partition, partition.batch(*rows.get(partition.number, ([], [])))) for partition in partitions]
+        await self.around.disk.run([lambda pair=pair: _write(*pair) for pair in batches])  # type: ignore[misc]
+        failpoint("learner-written")
+        # 3. and 4. send and wait
+        pairs: dict[int, list[Pair]] = {}
+        for partition in partitions:
+            mark = (MARK_KEY, partition.head.mark.SerializeToString())
+            pairs[partition.number] = [*with_epoch(*rows.get(partition.number, ([], [])), partition.epoch), mark]
+        ends = await self.around.sender.send_batches(self.around.names.parameters, pairs)
+        failpoint("learner-published")
+        # 5. remember
+        is_sure = self.around.consumer.thread.is_sure  # else another owner's fence may lie before these rows
+        for partition in partitions:
+            if is_sure:
+                partition.head.parameters_end = ends[partition.number][-1] + 1
+            partition.head.published_position = positions[partition.number]
+        failpoint("learner-marked")
+
+    def _changed_rows(self) -> dict[int, tuple[list[str], list[bytes]]]:
+        """Names and rows of the items that changed since the last publication, by partition."""
+        shared = self._shared
+        items = np.unique(np.concatenate([np.empty(0, np.int32), *self._changed]))
+        self._changed = []
+        if not len(items):
+            return {}
+        items = items[np.argsort(shared.partition[items], kind="stable")]
+        rows = encode_rows(shared.graph, shared.sums, shared.row_position, items)
+        names = [shared.graph.item_ids[item] for item in items.tolist()]
+        numbers, starts = np.unique(shared.partition[items], return_index=True)
+        ends = [*starts[1:].tolist(), len(items)]
+        places = zip(numbers.tolist(), starts.tolist(), ends, strict=True)
+        return {number: (names[start:end], rows[start:end]) for number, start, end in places}
+
+
+def _is_ahead(partition: LearnerPartition) -> bool:
+    """True if something has been folded that is not published."""
+    return partition.learner.position > partition.head.published_position
+
+
+def _fold(taken: Sequence[tuple[LearnerPartition, Sequence[Chunk]]]) -> Int32:
+    """Fold all records; the items whose rows changed."""
+    records: list[_Record] = []
+    for partition, chunks in taken:
+        for chunk in chunks:
+            for record in chunk.records:
+                message = partition.admit(record.value or b"", record.offset)
+                if message is not None:
+                    records.append((partition, record.offset, message))
+    try:
+        run = decode_run([message for _, _, message in records])
+    except LedgerError:
+        records = [record for record in records if _is_whole(*record)]
+        run = decode_run([message for _, _, message in records])
+    deliveries = [
+        Delivery(partition.learner, offset, message.joiner_partition, message.sequence)
+        for partition, offset, message in records
+    ]
+    changed = fold_run(run, deliveries)
+    for partition, chunks in taken:
+        partition.learner.position = chunks[-1].end
+    return changed
+
+
+def _is_whole(partition: LearnerPartition, offset: int, message: Message) -> bool:
+    try:
+        decode_run([message])
+    except LedgerError as error:
+        partition.skip(offset, error)
+        return False
+    return True
+
+
+def _write(partition: LearnerPartition, batch: Batch) -> None:
+    partition.store.write(batch)
+    failpoint("learner-one-written")
