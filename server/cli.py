@@ -28,6 +28,7 @@ COMMANDS = {
     "train": "From logged interactions to embeddings.",
     "replay": "A recorded log through joiner and learner.",
     "evaluate": "What other policies would have earned on a log.",
+    "gammas": "How likely each position is looked at.",
     "verify": "Check the state against the ledger, bit for bit.",
     "inspect": "Look into a data directory.",
     "bench": "Measure this machine.",
