@@ -205,7 +205,7 @@ def explain(sums: CandidateSums, *, mode: str, seed: int, policy: PolicySettings
         s=np.repeat(sums.s, k),
         keys=np.repeat(sums.keys, k),
     )
-    part = score("exploit", parts, policy, seed)
+    part = score(mode if mode == "randomized_ucb" else "exploit", parts, policy, seed)
     return Explanation(
         score=float(whole.score[0]),
         mean=float(whole.mean[0]),

@@ -45,7 +45,7 @@ class _Group(BaseModel):
 class PolicyGroup(_Group):
     """`bandits.policies.PolicySettings`, and the mode that is used where a request names none."""
 
-    mode: ModeName = "ucb"
+    mode: ModeName = "randomized_ucb"
     alpha: float = PolicySettings.alpha
     thompson_scale: float = PolicySettings.thompson_scale
     prior_mean: float = PolicySettings.prior_mean

@@ -68,7 +68,7 @@ def user_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.option("--seconds", default=40.0, show_default=True, type=click.FloatRange(1, 3_600), help="How long.")
 @user_options
-@click.option("--mode", default="ucb", show_default=True, type=click.Choice(MODES), help="How to score.")
+@click.option("--mode", default="randomized_ucb", show_default=True, type=click.Choice(MODES), help="How to score.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Keep the data there; else it is removed.")
 @json_option
 def demo(

@@ -76,7 +76,7 @@ _COLUMNS = ("start_s", "end_s", "slates", "reward", "expected", "uniform", "best
     "--beside", type=_FILE, multiple=True, help="Earlier --json results to draw too; may be given repeatedly."
 )
 @user_options
-@click.option("--mode", type=click.Choice(MODES), help="How to score; else as the server does, or ucb without one.")
+@click.option("--mode", type=click.Choice(MODES), help="How to score; else as the server does, or as its default.")
 @click.option(
     "--csv", "csv_file", type=click.File("w", lazy=True), help="Write the curve there; - is standard output."
 )
@@ -151,7 +151,7 @@ def simulate(
     if address is not None:
         tally, seconds, on_the_way = _use_server(address, scene, habits, seconds, quiet=quiet)
     else:
-        tally, seconds, on_the_way = _use_library(scene, habits, mode or "ucb", rounds or 0, quiet=quiet)
+        tally, seconds, on_the_way = _use_library(scene, habits, mode or "randomized_ucb", rounds or 0, quiet=quiet)
     if csv_file is not None:
         _write_curve(csv_file, tally, seconds, points)
     _report(tally, seconds, on_the_way, {}, as_json=as_json, quiet=quiet)

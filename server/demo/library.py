@@ -5,14 +5,16 @@ over gRPC; the same arguments give the same numbers.
 """
 
 import heapq
+from dataclasses import replace
 
 import numpy as np
 
 from bandits.backend import Backend, choose_backend
 from bandits.context import Context, fixed_point_weights
 from bandits.policies import PolicySettings, describe
+from bandits.policy_settings import with_pooled_mean
 from bandits.simulator.delays import Lognormal
-from bandits.sums import UNIT, Facts, Int32, Int64, Sums
+from bandits.sums import UNIT, Facts, Int32, Int64, N, S, Sums
 from server.demo.scene import SLATE_SIZE, Scene
 from server.demo.tally import Batch, Tally
 from server.demo.users import BATCH, DELAY_DEVIATION, LONGEST_DELAY, Habits
@@ -42,7 +44,6 @@ class LibraryRun:
         self._backend = backend or choose_backend()
         self._sums = Sums.zeros(scene.graph)
         self._rules = SlateRules(PolicySettings(), top_m=1, explore_share=0.0, propensity_draws=1)
-        self.tally.policy = describe(mode, self._rules.policy)
         self.tally.graph_version = scene.graph.version
         self._people = scene.people(habits.seed, habits.users)
         self._rng = np.random.default_rng([habits.seed, 3])
@@ -59,6 +60,10 @@ class LibraryRun:
 
     def step(self) -> None:
         """A batch of users: slates, reactions, and what is due is learned."""
+        totals = self._sums.item.sum(axis=0)
+        policy = with_pooled_mean(self._rules.policy, impressions=int(totals[N]), rewards=float(totals[S]) / UNIT)
+        self._rules = replace(self._rules, policy=policy)
+        self.tally.policy = describe(self._mode, policy)
         who = self._rng.integers(0, self._habits.users, BATCH)
         slates = [self._slate(user) for user in who.tolist()]
         shown = np.array([items for items, _ in slates])

@@ -72,6 +72,7 @@ def make_settings(folder: Path, **overrides: Any) -> Settings:
         "graph": graph,
         "graph_dir": graph.parent,
         "backend": "numpy",
+        "policy": {"mode": "ucb"},  # draws nothing, and its name says nothing of what was shown
         "log": {"level": "error"},
     }
     return load_settings(secrets_dir=folder / "no-secrets", **(given | overrides))

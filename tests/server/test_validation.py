@@ -40,8 +40,8 @@ COMMON: list[tuple[dict[str, Any], str, str]] = [
     ({"request_id": WIDE}, "request_id", "expected 0 to 256 bytes, got 258 bytes"),
     ({"surface": "s" * 65}, "surface", "expected 0 to 64 bytes, got 65 bytes"),
     ({"user_key": LONG}, "user_key", "expected 0 to 256 bytes, got 257 bytes"),
-    ({"mode": 7}, "mode", "expected a Mode, 0 to 6, got 7"),
-    ({"mode": -1}, "mode", "expected a Mode, 0 to 6, got -1"),
+    ({"mode": 8}, "mode", "expected a Mode, 0 to 7, got 8"),
+    ({"mode": -1}, "mode", "expected a Mode, 0 to 7, got -1"),
     ({"exclude_item_ids": ["x"] * 5_001}, "exclude_item_ids", "expected at most 5000 ids, got 5001 ids"),
     (weights(), "cluster_weights.cluster_ids", "expected 1 to 64 clusters, got 0"),
     (weights(*[0.1] * 65), "cluster_weights.cluster_ids", "expected 1 to 64 clusters, got 65"),
@@ -135,7 +135,7 @@ def test_recommend_needs_a_slate_size(untaught: Client, slate_size: int) -> None
     [
         ({"item_id": ""}, "item_id", "expected 1 to 256 bytes, got an empty string"),
         ({"item_id": LONG}, "item_id", "expected 1 to 256 bytes, got 257 bytes"),
-        ({"mode": 99}, "mode", "expected a Mode, 0 to 6, got 99"),
+        ({"mode": 99}, "mode", "expected a Mode, 0 to 7, got 99"),
         ({"cluster_weights": None}, "context", "expected user_embedding or cluster_weights, got neither"),
         (weights(math.nan), "cluster_weights.weights[0]", "expected a number, 0 < weight <= 1, got nan"),
     ],
@@ -167,7 +167,7 @@ def test_a_bad_element_of_a_batch_does_not_stop_the_others(untaught: Client) -> 
     results = untaught.recommender.ScoreBatch(batch, timeout=DEADLINE_S).results
     assert [result.WhichOneof("result") for result in results] == ["response", "error", "response"]
     assert results[1].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-    assert violations(results[1].error) == [("mode", "expected a Mode, 0 to 6, got 9")]
+    assert violations(results[1].error) == [("mode", "expected a Mode, 0 to 7, got 9")]
     assert results[2].response.items[0].item_id == "item-1"
 
 

@@ -72,8 +72,8 @@ BAD_IMPRESSIONS = [
     ({"policy": "x" * 257}, "policy", "at most 256 bytes", "257 bytes"),
     ({"graph_version": "é" * 129}, "graph_version", "at most 256 bytes", "258 bytes"),
     ({"user_key": "x" * 257}, "user_key", "at most 256 bytes", "257 bytes"),
-    ({"mode": 7}, "mode", "a Mode, 0 to 6", "7"),
-    ({"mode": -1}, "mode", "a Mode, 0 to 6", "-1"),
+    ({"mode": 8}, "mode", "a Mode, 0 to 7", "8"),
+    ({"mode": -1}, "mode", "a Mode, 0 to 7", "-1"),
 ]
 
 BAD_CLICKS = [
