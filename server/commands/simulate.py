@@ -71,9 +71,12 @@ _COLUMNS = ("start_s", "end_s", "slates", "reward", "expected", "uniform", "best
 @click.option(
     "--operations-address", metavar="HOST:PORT", help="With --world: publish its new items to the server there."
 )
-@click.option("--picture", type=_FILE, help="With --world: draw the run there, as .svg or .png.")
+@click.option("--picture", type=_FILE, help="Draw the run of --world there, as .svg or .png.")
 @click.option(
-    "--beside", type=_FILE, multiple=True, help="Earlier --json results to draw too; may be given repeatedly."
+    "--beside",
+    type=_FILE,
+    multiple=True,
+    help="Earlier --json results to draw too, or, without --address, alone; may be given repeatedly.",
 )
 @user_options
 @click.option("--mode", type=click.Choice(MODES), help="How to score; else as the server does, or as its default.")
@@ -124,6 +127,9 @@ def simulate(
     from server.demo.scene import Scene
     from server.demo.users import Habits
 
+    if picture is not None and beside and not any((address, rounds, write_graph, world)):
+        draw(picture, read_beside(beside))
+        return
     if sum(given is not None for given in (address, rounds, write_graph)) != 1:
         fail("expected one of --address, --rounds and --write-graph", code=BAD_INPUT)
     _refuse_mixed(world)

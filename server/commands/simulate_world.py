@@ -102,8 +102,8 @@ def draw(path: Path, runs: dict[str, dict[str, Any]]) -> None:
         draw_runs(runs, path)
     except MissingLibrary as error:
         note(str(error))
-    except OSError as error:
-        fail(f"--picture: {path}: {error.strerror or error}", code=BAD_INPUT)
+    except (OSError, ValueError) as error:
+        fail(f"--picture: {path}: {getattr(error, 'strerror', None) or error}", code=BAD_INPUT)
 
 
 def told(result: dict[str, Any]) -> list[str]:

@@ -207,6 +207,14 @@ def test_runs_are_drawn_beside_each_other(folder, server, tmp_path):
     assert "of 54 items shown at least" in second.stdout
     assert (tmp_path / "both.svg").read_text().startswith("<?xml")
 
+    later = ("--picture", str(tmp_path / "later.png"), "--beside", str(tmp_path / "first.json"))
+    alone = CliRunner().invoke(freshet, ["simulate", *later])
+    assert alone.exit_code == 0, alone.stderr
+    assert (tmp_path / "later.png").read_bytes().startswith(b"\x89PNG")
+    wrong = CliRunner().invoke(freshet, ["simulate", "--picture", str(tmp_path / "a.gif"), *later[2:]])
+    assert wrong.exit_code == 2
+    assert "expected a name ending in .svg or .png" in wrong.stderr
+
 
 @pytest.mark.parametrize(
     "arguments",
