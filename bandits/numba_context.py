@@ -136,7 +136,7 @@ def _weigh(exact, nearest, temperature, clusters, weights):  # type: ignore[no-u
         store(weights, at, min(max(np.rint(weight * UNIT), 1.0), np.float64(UNIT)) / UNIT)
 
 
-@njit(cache=True)
+@njit
 def resolve_one(row, largest, embedding, k, temperature):  # type: ignore[no-untyped-def]
     """As `resolve`, with arrays: clusters, int32, and weights, float64, of shape (min(k, n_clusters),)."""
     count = min(k, row[1])

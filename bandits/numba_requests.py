@@ -19,7 +19,7 @@ SCORE, MEAN, WIDTH, PROPENSITY = 0, 1, 2, 3  # rows of the numbers of a slate
 LARGEST, THOMPSON_SCALE, OPTIMISM_FACTOR = map(POLICY.index, ("largest", "thompson_scale", "optimism"))
 
 
-@njit(cache=True)
+@njit
 def fill_slate(  # type: ignore[no-untyped-def]
     view, items, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws, head, band
 ):

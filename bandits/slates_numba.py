@@ -10,13 +10,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
+from bandits import (
+    draws,
+    numba_addresses,
+    numba_draws,
+    numba_kernels,
+    numba_memory,
+    numba_requests,
+    numba_scores,
+    numba_slates,
+    policies,
+    slate_propensity,
+)
 from bandits.context import Context
 from bandits.draws import COARSE_QUANTILES
-from bandits.graph import Graph, build_graph
+from bandits.graph import Graph
 from bandits.numba_addresses import addresses, row
+from bandits.numba_cache import fingerprint
 from bandits.numba_requests import fill_slate
-from bandits.numba_scores import EXPLOIT, POLICY, RANDOMIZED, THOMPSON_MODE, UCB, UNIFORM
+from bandits.numba_scores import EXPLOIT, RANDOMIZED, THOMPSON_MODE, UCB, UNIFORM
 from bandits.policies import DRAWN_MODES, PolicySettings
 from bandits.slate_propensity import rank_table
 from bandits.sums import Int32, Int64, Sums
@@ -32,6 +46,29 @@ _CODES = {
     "randomized_ucb": RANDOMIZED,
 }
 _NO_TABLE = np.zeros((0, 0))
+
+# All modules that filling a slate calls into, for the keys of cached functions.
+FILLING = (
+    *(numba_addresses, numba_draws, numba_kernels, numba_memory, numba_requests, numba_scores, numba_slates),
+    *(draws, policies, slate_propensity),
+)
+
+
+def _entry(sources: int) -> Any:
+    """`fill_slate` as it is called from outside, cached on disk for these sources."""
+
+    @njit(cache=True)
+    def fill(view, items, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws, head, band):  # type: ignore[no-untyped-def]
+        if sources < 0:
+            raise ValueError
+        return fill_slate(
+            view, items, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws, head, band
+        )
+
+    return fill
+
+
+_fill = _entry(fingerprint(*FILLING))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +159,7 @@ class CompiledSlates:
             return np.empty(0, np.int64), np.empty((4, 0)), np.empty(0, np.bool_)
         size = min(slate_size or n, n)
         head, band = explored_tables(n, size, policy.explore_share)
-        filled: tuple[Any, Any, Any] = fill_slate(
+        filled: tuple[Any, Any, Any] = _fill(
             self.view,
             items,
             context.cluster_ids,
@@ -138,17 +175,6 @@ class CompiledSlates:
             band,
         )
         return filled
-
-
-def compile_loops() -> None:
-    """Compile, or read from the cache on disk: the first caller must not wait for the compiler."""
-    graph = build_graph(
-        version="warm-up", centroids=[], n_clusters=1, item_ids=["item"], edge_item=[0], edge_cluster=[0]
-    )
-    policy = CompiledPolicy(np.zeros(len(POLICY)), top_m=1, explore_share=0.0, estimated=False)
-    first = np.zeros(1, np.int32)
-    slates = CompiledSlates(graph, Sums.zeros(graph))
-    slates.fill(first, Context(first, np.ones(1)), policy, slate_size=1, seed=0, redraws=1)
 
 
 def explored_tables(n: int, size: int, share: float) -> tuple[Float64, Float64]:

@@ -250,9 +250,9 @@ class App:
     def _warm_up(self) -> None:
         """Score once, so that what is compiled or cached on first use is not paid for by the first caller."""
         if self._backend.name == "numba":
-            from bandits.slates_numba import compile_loops
+            from server.lane.warm_up import compile_calls
 
-            compile_loops()  # where no graph is known yet
+            compile_calls(self._backend)  # where no graph is known yet
         parameters = self.snapshot.current
         if parameters is None or parameters.graph.n_clusters == 0:
             return

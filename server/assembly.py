@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
@@ -24,6 +26,9 @@ from server.scoring import SlateRules
 from server.settings import Settings
 from server.snapshot import Snapshot
 from server.vitals import Vitals
+
+if TYPE_CHECKING:
+    from server.packed.packed_slates import PackedSlates
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +84,12 @@ class Gates:
         half = max(1, rpc.score_in_flight // 2)
         self.recording = Gate("recorded_score", places=half, retry_after_ms=retry_after_ms)
         self.feedback = Gate("feedback", places=rpc.feedback_in_flight, retry_after_ms=retry_after_ms)
+        self.streams = Gate("stream", places=rpc.streams_in_flight, retry_after_ms=retry_after_ms)
         self.operations = Gate("operations", places=rpc.operations_in_flight, retry_after_ms=retry_after_ms)
 
     def all(self) -> tuple[Gate, ...]:
         """Every gate."""
-        return self.score, self.recording, self.feedback, self.operations
+        return self.score, self.recording, self.feedback, self.streams, self.operations
 
 
 def make_rules(settings: Settings) -> RulesInForce:
@@ -105,9 +111,11 @@ def make_listeners(
     feedback_threads = ThreadPoolExecutor(
         rpc.feedback_in_flight + SPARE_THREADS, thread_name_prefix="freshet-feedback"
     )
+    stream_threads = ThreadPoolExecutor(rpc.streams_in_flight + SPARE_THREADS, thread_name_prefix="freshet-stream")
+    recommending = ServiceRules(gates.score, stream_gate=gates.streams, stream_pool=stream_threads)
     serving = Listener(
         settings.address,
-        rules={RECOMMENDER: ServiceRules(gates.score), FEEDBACK: ServiceRules(gates.feedback, feedback_threads)},
+        rules={RECOMMENDER: recommending, FEEDBACK: ServiceRules(gates.feedback, feedback_threads)},
         threads=rpc.score_in_flight,
         max_concurrent=rpc.max_concurrent,
         max_message_bytes=rpc.max_message_bytes,
@@ -149,6 +157,8 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
         metrics=parts.metrics,
         clock_ms=parts.clock_ms,
         exploration=parts.exploration,
+        # Whose life of an item is bounded, asks for its budgets slate by slate.
+        packed=None if parts.exploration is not None else _packed_slates(parts),
     )
     if settings.backend != "numpy" and parts.exploration is None:
         from server.lane.score_lane import ScoreLane
@@ -178,3 +188,23 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
     recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, serving.server)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, serving.server)
     operations_pb2_grpc.add_OperationsServiceServicer_to_server(operations, operating.server)
+
+
+def _packed_slates(parts: Parts) -> Callable[[], "PackedSlates"]:
+    """Makes what fills packed slates when it is asked for: without packed calls nobody needs its loops."""
+
+    @cache
+    def make() -> "PackedSlates":
+        from server.packed.packed_slates import PackedSlates
+
+        settings = parts.settings
+        return PackedSlates(
+            snapshot=parts.snapshot,
+            rules=parts.rules,
+            k=settings.context.k,
+            temperature=settings.context.temperature,
+            default_mode=settings.policy.mode,
+            metrics=parts.metrics,
+        )
+
+    return make

@@ -4,7 +4,7 @@ Invariant: no handler's exception reaches gRPC, so no call is ever answered UNKN
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from server.errors import Refused, abort
 from server.gate import Gate
 from server.metrics import Metrics
+from server.open_streams import OpenStreams
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Behaviour: TypeAlias = "Callable[[Any, grpc.ServicerContext], Any]"
@@ -30,19 +31,26 @@ class ServiceRules:
         gate: the places they share.
         pool: their own threads; None = the server's.
         logged: names of the calls that change something by an operator's hand.
+        stream_gate: the places of streams; None = the service has none.
+        stream_pool: their own threads, as each keeps one for as long as it is open.
     """
 
     gate: Gate
     pool: ThreadPoolExecutor | None = None
     logged: frozenset[str] = frozenset()
+    stream_gate: Gate | None = None
+    stream_pool: ThreadPoolExecutor | None = None
 
 
 class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Wraps the unary methods of the services that have rules; health and reflection pass as they are.
+    """Wraps the methods of the services that have rules; health and reflection pass as they are.
+
+    The handler of a method with streams both ways is called for each message of the stream, as that of a unary one.
 
     Args:
         rules: by full name of the service.
         short_ways: by path of the method ("/package.Service/Method"): what may answer a request from its bytes.
+        streams: those that are open.
         metrics: where calls are counted.
         log: where unexpected errors go.
     """
@@ -52,11 +60,13 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
         *,
         rules: Mapping[str, ServiceRules],
         short_ways: Mapping[str, ShortWay],
+        streams: OpenStreams,
         metrics: Metrics,
         log: FilteringBoundLogger,
     ) -> None:
         self._rules = rules
         self._short_ways = short_ways
+        self._streams = streams
         self._metrics = metrics
         self._log = log
         self._wrapped: dict[str, Handler] = {}
@@ -74,6 +84,8 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
         handler = continuation(handler_call_details)
         service, _, rpc = method.removeprefix("/").partition("/")
         rules = self._rules.get(service)
+        if handler is not None and handler.stream_stream is not None and rules is not None:
+            return self._wrapped_stream(method, rpc, handler, rules)
         if handler is None or handler.unary_unary is None or rules is None:
             return handler
         short = self._short_ways.get(method)
@@ -86,6 +98,41 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
         else:
             wrapped = grpc.unary_unary_rpc_method_handler(self._wrap(rpc, either_way(short, handler), rules))
         self._wrapped[method] = wrapped
+        return wrapped
+
+    def _wrapped_stream(self, method: str, rpc: str, handler: Any, rules: ServiceRules) -> Handler:
+        behaviour, gate = handler.stream_stream, rules.stream_gate or rules.gate
+
+        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            code = grpc.StatusCode.OK
+            try:
+                with gate.enter(), self._streams.entered(context):
+                    for request in requests:
+                        self._streams.working(context)
+                        refuse_if_expired(context)
+                        yield behaviour(request, context)
+                        self._streams.waiting(context)
+            except Refused as refused:
+                code = refused.code
+                self._metrics.refused.labels(reason=refused.reason).inc()
+                abort(context, refused)
+            except grpc.RpcError:  # the caller has gone
+                code = grpc.StatusCode.CANCELLED
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                self._log.exception("call_failed", rpc=rpc, request_id="")
+                message = "internal error, logged by the server"
+                abort(context, Refused(code, message, reason="internal"))
+            finally:
+                self._metrics.stream_ended(rpc, code.name)
+
+        if rules.stream_pool is not None:
+            answer.experimental_thread_pool = rules.stream_pool  # type: ignore[attr-defined]
+        wrapped = self._wrapped[method] = grpc.stream_stream_rpc_method_handler(
+            answer,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
         return wrapped
 
     def _wrap(self, rpc: str, behaviour: Behaviour, rules: ServiceRules) -> Behaviour:

@@ -3,7 +3,13 @@
 Bounds of events belong to `streams.limits`; what a slate and its impression share is taken from there.
 """
 
-from streams.limits import MAX_EVENTS_PER_RECORD, MAX_ITEMS_PER_SLATE, MAX_LABEL_BYTES, MAX_ROWS_PER_RECORD
+from streams.limits import (
+    MAX_CLUSTERS_PER_CONTEXT,
+    MAX_EVENTS_PER_RECORD,
+    MAX_ITEMS_PER_SLATE,
+    MAX_LABEL_BYTES,
+    MAX_ROWS_PER_RECORD,
+)
 from streams.limits import MAX_ID_BYTES as MAX_ID_BYTES
 
 MAX_CANDIDATES = MAX_SLATE = MAX_ITEMS_PER_SLATE
@@ -14,6 +20,9 @@ MAX_EMBEDDING_VALUES = 4_096
 
 MAX_BATCH_REQUESTS = 256
 MAX_BATCH_CANDIDATES = 100_000  # of all requests of one ScoreBatch together
+
+MAX_CLUSTERS = MAX_CLUSTERS_PER_CONTEXT
+MAX_DICTIONARY_IDS = 100_000  # of one packed call, or of one stream
 
 MAX_FEEDBACK_ELEMENTS = MAX_EVENTS_PER_RECORD
 MAX_FEEDBACK_ITEMS = MAX_ROWS_PER_RECORD  # of all impressions of one call together

@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from server.health import Health
 from server.interceptor import CallInterceptor, ServiceRules, ShortWay
 from server.metrics import Metrics
+from server.open_streams import OpenStreams
 
 # Threads beyond the places of the gates, so that refusals and health checks are answered when all places are taken.
 SPARE_THREADS = 4
@@ -31,6 +32,7 @@ class Listener:
 
     Attributes:
         server: for the services to be added to.
+        streams: those that are open.
         short_ways: by path of the method, what may answer a request from its bytes; to be filled before the start.
 
     Raises:
@@ -50,10 +52,15 @@ class Listener:
     ) -> None:
         self._pool = ThreadPoolExecutor(threads + SPARE_THREADS, thread_name_prefix="freshet-call")
         self._rules = rules
+        self.streams = OpenStreams()
         self.short_ways: dict[str, ShortWay] = {}
         self.server = grpc.server(
             self._pool,
-            interceptors=[CallInterceptor(rules=rules, short_ways=self.short_ways, metrics=metrics, log=log)],
+            interceptors=[
+                CallInterceptor(
+                    rules=rules, short_ways=self.short_ways, streams=self.streams, metrics=metrics, log=log
+                )
+            ],
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),  # replies are bounded by what they may hold
@@ -78,9 +85,14 @@ class Listener:
 
     def begin_stop(self, grace_s: float) -> threading.Event:
         """Take no new calls, answer those in flight, cancel them after `grace_s`; set once none is left."""
-        return self.server.stop(grace_s)
+        stopping = self.server.stop(grace_s)
+        self.streams.stop()
+        return stopping
 
     def close(self) -> None:
         """Let the threads go, once nothing is in flight: gRPC dies of a pool that refuses a call."""
-        for pool in (self._pool, *(rules.pool for rules in self._rules.values() if rules.pool)):
-            pool.shutdown(wait=False)
+        for rules in self._rules.values():
+            for pool in (rules.pool, rules.stream_pool):
+                if pool is not None:
+                    pool.shutdown(wait=False)
+        self._pool.shutdown(wait=False)

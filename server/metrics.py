@@ -55,6 +55,9 @@ class Metrics:
             buckets=_DURATION_BUCKETS_S,
             registry=registry,
         )
+        self._streams = Counter(
+            "freshet_streams_total", "Streams that have ended.", ["rpc", "code"], registry=registry
+        )
         self.refused = Counter("freshet_requests_refused_total", "Calls refused.", ["reason"], registry=registry)
         slate = ["mode", "surface"]
         self._slate_items = Counter("freshet_slate_items_total", "Items in slates.", slate, registry=registry)
@@ -104,6 +107,10 @@ class Metrics:
         series[1].observe(seconds)
         if rpc in ("Score", "Recommend"):
             self._recent.append(seconds)
+
+    def stream_ended(self, rpc: str, code: str) -> None:
+        """Count a stream that has ended; its messages are counted as calls."""
+        self._streams.labels(rpc=rpc, code=code).inc()
 
     def slate(self, *, mode: str, surface: str, explored: int, propensity: npt.NDArray[np.float64]) -> None:
         """Count a returned slate."""

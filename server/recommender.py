@@ -5,9 +5,12 @@ give the same slate (I12); nothing but a `log_impression` waits for anything.
 """
 
 import secrets
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import grpc
 import numpy as np
@@ -22,6 +25,7 @@ from server.errors import Refused, no_graph
 from server.gate import Gate
 from server.life_cycle import Exploration
 from server.metrics import Metrics
+from server.packed.dictionary import Dictionary
 from server.replies import AnyReply, context_message, impression_of, scored_items
 from server.requests import (
     MODE_NAMES,
@@ -37,6 +41,9 @@ from server.requests import (
 from server.rules import RulesInForce
 from server.scoring import explain
 from server.snapshot import Parameters, Snapshot
+
+if TYPE_CHECKING:
+    from server.packed.packed_slates import PackedSlates
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         metrics: where slates are counted.
         clock_ms: Unix milliseconds.
         exploration: bounds it; None = nothing does.
+        packed: makes what fills packed slates; None = nobody does.
     """
 
     def __init__(
@@ -74,7 +82,10 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         metrics: Metrics,
         clock_ms: Callable[[], int],
         exploration: Exploration | None = None,
+        packed: "Callable[[], PackedSlates] | None" = None,
     ) -> None:
+        self._packed = packed
+        self._dictionaries: WeakKeyDictionary[grpc.ServicerContext, Dictionary] = WeakKeyDictionary()
         self._snapshot = snapshot
         self._rules = rules
         self._context_rules = context_rules
@@ -131,6 +142,37 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
                 for result, _ in recorded:
                     result.error.CopyFrom(refused.status())
         return recommender_pb2.ScoreBatchResponse(results=results)
+
+    def ScorePacked(  # noqa: N802 - the name of the RPC
+        self, request: recommender_pb2.ScorePackedRequest, context: grpc.ServicerContext
+    ) -> recommender_pb2.ScorePackedResponse:
+        """Many slates as packed columns."""
+        return recommender_pb2.ScorePackedResponse(slates=self._packed_slates(request, Dictionary()))
+
+    def ScoreStream(  # type: ignore[override]  # noqa: N802 - called for each message, see CallInterceptor
+        self, request: recommender_pb2.ScoreStreamRequest, context: grpc.ServicerContext
+    ) -> recommender_pb2.ScoreStreamResponse:
+        """One message of a stream of `ScorePacked`; the dictionary lasts as long as the stream."""
+        started, code = time.perf_counter(), grpc.StatusCode.OK
+        dictionary = self._dictionaries.setdefault(context, Dictionary())
+        try:
+            return recommender_pb2.ScoreStreamResponse(slates=self._packed_slates(request, dictionary))
+        except Refused as refused:
+            code = refused.code
+            self._metrics.refused.labels(reason=refused.reason).inc()
+            return recommender_pb2.ScoreStreamResponse(error=refused.status())
+        finally:
+            self._metrics.answered("ScoreStream", code.name, time.perf_counter() - started)
+
+    def _packed_slates(
+        self,
+        request: recommender_pb2.ScorePackedRequest | recommender_pb2.ScoreStreamRequest,
+        dictionary: Dictionary,
+    ) -> recommender_pb2.PackedSlates:
+        if self._packed is None:
+            message = "packed slates are not filled where exploration is bounded by item; call Score"
+            raise Refused(grpc.StatusCode.UNIMPLEMENTED, message, reason="unimplemented")
+        return self._packed().fill(request.queries, dictionary)
 
     def Explain(  # noqa: N802 - the name of the RPC
         self, request: recommender_pb2.ExplainRequest, context: grpc.ServicerContext

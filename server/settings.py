@@ -172,6 +172,7 @@ class RpcGroup(_Group):
 
     score_in_flight: int = Field(default=64, ge=1, le=1_000, description="RecommenderService calls at once")
     feedback_in_flight: int = Field(default=64, ge=1, le=1_000, description="FeedbackService calls at once")
+    streams_in_flight: int = Field(default=16, ge=1, le=1_000, description="ScoreStreams open at once")
     operations_in_flight: int = Field(default=4, ge=1, le=100, description="OperationsService calls at once")
     max_concurrent: int = Field(default=1_024, ge=1, description="calls at once, waiting ones included")
     max_message_bytes: int = Field(default=16 << 20, ge=1 << 10, le=1 << 30, description="largest request")

@@ -142,6 +142,13 @@ class Parameters:
             slate = fill_compiled(slates, items, context, policy, slate_size=slate_size, seed=seed, redraws=redraws)
             return slate, self.position
 
+    def fill_held(
+        self, items: Int32, context: Context, *, mode: str, slate_size: int, seed: int, rules: SlateRules
+    ) -> FilledSlate:
+        """As `fill` from gathered sums, for one who holds the lock, so that several slates are of one position."""
+        sums = self._backend.gather(self.graph, self._sums, items, context)
+        return fill_slate(sums, mode=mode, slate_size=slate_size, seed=seed, rules=rules)
+
     @property
     def lock(self) -> threading.Lock:
         """Held by whoever reads the rows or writes them."""
@@ -162,7 +169,7 @@ class Parameters:
         return held
 
     def lane_graph(self) -> "LaneGraph":
-        """What compiled reading of requests must know of the graph; only where `compiles`."""
+        """What compiled reading of requests must know of the graph."""
         held = self._lane_graph
         if held is None or held.graph is not self.graph:
             from server.lane.lane_graph import LaneGraph
@@ -243,5 +250,5 @@ class Snapshot:
 
     def _publish(self, parameters: Parameters) -> None:
         if parameters.compiles:
-            parameters.lane_graph()  # made now, not by the first caller
+            _ = parameters.lane_graph().index  # made now, not by the first caller
         self._current = parameters

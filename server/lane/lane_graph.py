@@ -3,7 +3,10 @@
 Invariant: it belongs to one graph, whose arrays it keeps alive.
 """
 
+from functools import cached_property
+
 import numpy as np
+import numpy.typing as npt
 
 from bandits.graph import Graph
 from bandits.numba_addresses import addresses, row
@@ -18,15 +21,21 @@ class LaneGraph:
 
     Attributes:
         graph: the graph.
-        index: row of `server.lane.find_ids.INDEX`.
         centroids: row of `bandits.numba_context.CENTROIDS`.
         largest: magnitude of any number in the centroids.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._ids = IdIndex(graph)
-        self.index = self._ids.row
         self._centroids = np.ascontiguousarray(graph.centroids, np.float32)
         self.centroids = row([*addresses(self._centroids), graph.n_clusters, self._centroids.shape[1]])
         self.largest = float(max(self._centroids.max(initial=0), -self._centroids.min(initial=0)))
+
+    @cached_property
+    def _ids(self) -> IdIndex:
+        return IdIndex(self.graph)
+
+    @property
+    def index(self) -> npt.NDArray[np.int64]:
+        """Row of `server.lane.find_ids.INDEX`; finding ids is prepared when it is asked for first."""
+        return self._ids.row

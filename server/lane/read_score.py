@@ -5,15 +5,22 @@ anything else, be it wrong or merely rare, is handed over whole, so that there i
 Nothing at or behind the end of the bytes is read. Encoding: https://protobuf.dev/programming-guides/encoding
 """
 
+import sys
+from typing import Any
+
 import numpy as np
 from numba import njit
 
+from bandits import numba_addresses, numba_context, numba_draws, numba_memory
+from bandits.numba_cache import fingerprint
 from bandits.numba_context import is_direction, resolve
 from bandits.numba_memory import load, pointer
 from bandits.sums import UNIT
+from server.lane import find_ids
 from server.lane.find_ids import find
 from server.limits import MAX_CANDIDATES, MAX_EXCLUDED, MAX_ID_BYTES, MAX_SURFACE_BYTES
 from streams.limits import MAX_CLUSTERS_PER_CONTEXT
+from streams.wire import fields
 from streams.wire.fields import extent, is_utf8, load_float32, same_bytes, varint
 
 # What is read: places and sizes are within the bytes of the request.
@@ -56,8 +63,8 @@ _MOST_UNKNOWN = 64  # that are compared with each other; a request with more is 
 _HALF = np.uint64(0xFFFFFFFF)
 
 
-@njit(cache=True)
-def read_score(data_array, index, centroids, largest, k, temperature, read, items, clusters, weights, unknown):  # type: ignore[no-untyped-def]
+@njit
+def _read_score(data_array, index, centroids, largest, k, temperature, read, items, clusters, weights, unknown):  # type: ignore[no-untyped-def]
     """Read a request; False hands it over.
 
     `index` is a row of `server.lane.find_ids.INDEX`, `centroids` one of `bandits.numba_context.CENTROIDS`. Filled
@@ -257,3 +264,20 @@ def _clusters(data, at, end, n_clusters, clusters, weights):  # type: ignore[no-
             return 0
         clusters[to], weights[to] = number, min(max(np.rint(weight * UNIT), 1.0), np.float64(UNIT)) / UNIT
     return count if start == stop else 0
+
+
+def _entry(sources: int) -> Any:
+    """`_read_score` as it is called from outside, cached on disk for these sources."""
+
+    @njit(cache=True)
+    def read_score(*arguments):  # type: ignore[no-untyped-def]
+        if sources < 0:
+            raise ValueError
+        return _read_score(*arguments)
+
+    return read_score
+
+
+read_score = _entry(
+    fingerprint(find_ids, numba_addresses, numba_context, numba_draws, numba_memory, fields, sys.modules[__name__])
+)

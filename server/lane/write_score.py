@@ -4,11 +4,17 @@ Invariants: the bytes parse to the message that `server.recommender` would have 
 says. Nothing is checked here: what comes in has been read by `server.lane.read_score`.
 """
 
+import sys
+from typing import Any
+
 import numpy as np
 from numba import njit
 
+from bandits.numba_cache import fingerprint
 from bandits.numba_memory import pointer
 from bandits.numba_requests import MEAN, PROPENSITY, SCORE, WIDTH, fill_slate
+from bandits.slates_numba import FILLING
+from server.lane import find_ids, write_bytes
 from server.lane.find_ids import place_of
 from server.lane.read_score import CANDIDATES, CLUSTERS, UNKNOWN
 from server.lane.write_bytes import (
@@ -51,8 +57,8 @@ def room_for(size: int, unknown_bytes: int, tail_bytes: int) -> int:
     return size * _ITEM_BYTES + unknown_bytes + tail_bytes + _OTHER_BYTES
 
 
-@njit(cache=True)
-def write_score(  # type: ignore[no-untyped-def]
+@njit
+def _write_score(  # type: ignore[no-untyped-def]
     data, index, view, policy, quantiles, head, band, read, items, clusters, weights, unknown,
     request_id, tail, size, top_m, share, redraws, mode, kind, seed, position, bounds, counts, out,
 ):  # fmt: skip
@@ -135,3 +141,18 @@ def _context(to, at, clusters, weights):  # type: ignore[no-untyped-def]
         store_float32(to, at, np.float32(weights[c]))
         at += 4
     return at
+
+
+def _entry(sources: int) -> Any:
+    """`_write_score` as it is called from outside, cached on disk for these sources."""
+
+    @njit(cache=True)
+    def write_score(*arguments):  # type: ignore[no-untyped-def]
+        if sources < 0:
+            raise ValueError
+        return _write_score(*arguments)
+
+    return write_score
+
+
+write_score = _entry(fingerprint(*FILLING, find_ids, write_bytes, sys.modules[__name__]))

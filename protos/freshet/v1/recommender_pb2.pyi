@@ -396,6 +396,311 @@ class ScoreBatchResult(_message.Message):
 Global___ScoreBatchResult: _TypeAlias = ScoreBatchResult  # noqa: Y015
 
 @_typing.final
+class PackedQueries(_message.Message):
+    """Requests for slates, as columns. Numbers are little-endian, one after the other, without gaps; a column has one
+    entry a slate unless it says otherwise, and candidates and clusters of all slates follow each other slate by slate.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DICTIONARY_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    ITEM_COUNTS_FIELD_NUMBER: _builtins.int
+    CLUSTER_IDS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    CLUSTER_COUNTS_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    SLATE_SIZES_FIELD_NUMBER: _builtins.int
+    MODES_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
+    GRAPH_VERSION_FIELD_NUMBER: _builtins.int
+    items: _builtins.bytes
+    """int32 each, candidates: numbers within the dictionary, or of the graph if `graph_version` is set. Distinct within a
+    slate. At most 100,000.
+    """
+    item_counts: _builtins.bytes
+    """int32 each, how many candidates a slate has: 1 to 5,000. 1 to 256 slates."""
+    cluster_ids: _builtins.bytes
+    """The users, as clusters and weights (int32 and float32 each, one entry a cluster): distinct clusters within a user,
+    0 < weight <= 1.
+    """
+    weights: _builtins.bytes
+    cluster_counts: _builtins.bytes
+    """int32 each, how many clusters a user has: 1 to 64."""
+    embeddings: _builtins.bytes
+    """Or the users as embeddings: float32 each, as many a slate as the graph's centroids have dimensions."""
+    slate_sizes: _builtins.bytes
+    """int32 each, lengths of the slates, 0 = all candidates, to 5,000; one entry counts for all slates, none means 0."""
+    modes: _builtins.bytes
+    """One byte each, numbers of `Mode`; one entry counts for all slates, none means the server's default."""
+    seeds: _builtins.bytes
+    """uint64 each, make slates reproducible; none = the server draws them."""
+    surface: _builtins.str
+    """Where the slates are shown, a label for metrics (optional). At most 64 bytes."""
+    graph_version: _builtins.str
+    """If set, `items` are item numbers of this version of the graph: places within the artifact's list of ids. Another
+    version in force is FAILED_PRECONDITION.
+    """
+    @_builtins.property
+    def dictionary(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Item ids that are added to the dictionary, each 1 to 256 bytes. `items` are numbers within it, from 0 in the order
+        in which ids were added. At most 100,000 in all: of the call, or of the stream.
+        """
+
+    def __init__(
+        self,
+        *,
+        dictionary: _abc.Iterable[_builtins.str] | None = ...,
+        items: _builtins.bytes = ...,
+        item_counts: _builtins.bytes = ...,
+        cluster_ids: _builtins.bytes = ...,
+        weights: _builtins.bytes = ...,
+        cluster_counts: _builtins.bytes = ...,
+        embeddings: _builtins.bytes = ...,
+        slate_sizes: _builtins.bytes = ...,
+        modes: _builtins.bytes = ...,
+        seeds: _builtins.bytes = ...,
+        surface: _builtins.str = ...,
+        graph_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_counts", b"cluster_counts", "cluster_ids", b"cluster_ids", "dictionary", b"dictionary", "embeddings", b"embeddings", "graph_version", b"graph_version", "item_counts", b"item_counts", "items", b"items", "modes", b"modes", "seeds", b"seeds", "slate_sizes", b"slate_sizes", "surface", b"surface", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedQueries: _TypeAlias = PackedQueries  # noqa: Y015
+
+@_typing.final
+class PackedSlates(_message.Message):
+    """Slates, as columns; numbers as in `PackedQueries`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_COUNTS_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
+    MEANS_FIELD_NUMBER: _builtins.int
+    WIDTHS_FIELD_NUMBER: _builtins.int
+    PROPENSITIES_FIELD_NUMBER: _builtins.int
+    EXPLORED_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
+    MODES_FIELD_NUMBER: _builtins.int
+    POLICIES_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    CLUSTER_IDS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    CLUSTER_COUNTS_FIELD_NUMBER: _builtins.int
+    GRAPH_VERSION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_POSITION_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    item_counts: _builtins.bytes
+    """int32 each, how many items a slate has; 0 where it was refused."""
+    candidates: _builtins.bytes
+    """int32 each, one entry an item, top first: which of the slate's candidates it is, from 0."""
+    scores: _builtins.bytes
+    """float64 each, one entry an item: as in `ScoredItem`."""
+    means: _builtins.bytes
+    widths: _builtins.bytes
+    propensities: _builtins.bytes
+    explored: _builtins.bytes
+    """One byte each, one entry an item: 1 if explored."""
+    seeds: _builtins.bytes
+    """uint64 each, the seeds that were used."""
+    modes: _builtins.bytes
+    """One byte each, the modes that were used; their names and propensities are in `policies`."""
+    unknown: _builtins.bytes
+    """int32 each: places within `PackedQueries.items` that are no items of the graph."""
+    cluster_ids: _builtins.bytes
+    """The resolved users, to be echoed in impressions: as in `PackedQueries`, if those came as embeddings."""
+    weights: _builtins.bytes
+    cluster_counts: _builtins.bytes
+    graph_version: _builtins.str
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PackedPolicy]: ...
+    @_builtins.property
+    def parameters_position(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ledger position of the parameters used, one entry a ledger partition."""
+
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___PackedError]:
+        """Slates that were refused, ascending."""
+
+    def __init__(
+        self,
+        *,
+        item_counts: _builtins.bytes = ...,
+        candidates: _builtins.bytes = ...,
+        scores: _builtins.bytes = ...,
+        means: _builtins.bytes = ...,
+        widths: _builtins.bytes = ...,
+        propensities: _builtins.bytes = ...,
+        explored: _builtins.bytes = ...,
+        seeds: _builtins.bytes = ...,
+        modes: _builtins.bytes = ...,
+        policies: _abc.Iterable[Global___PackedPolicy] | None = ...,
+        unknown: _builtins.bytes = ...,
+        cluster_ids: _builtins.bytes = ...,
+        weights: _builtins.bytes = ...,
+        cluster_counts: _builtins.bytes = ...,
+        graph_version: _builtins.str = ...,
+        parameters_position: _abc.Iterable[_builtins.int] | None = ...,
+        errors: _abc.Iterable[Global___PackedError] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "cluster_counts", b"cluster_counts", "cluster_ids", b"cluster_ids", "errors", b"errors", "explored", b"explored", "graph_version", b"graph_version", "item_counts", b"item_counts", "means", b"means", "modes", b"modes", "parameters_position", b"parameters_position", "policies", b"policies", "propensities", b"propensities", "scores", b"scores", "seeds", b"seeds", "unknown", b"unknown", "weights", b"weights", "widths", b"widths"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedSlates: _TypeAlias = PackedSlates  # noqa: Y015
+
+@_typing.final
+class PackedPolicy(_message.Message):
+    """What was used in a mode."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    PROPENSITY_KIND_FIELD_NUMBER: _builtins.int
+    mode: _events_pb2.Mode.ValueType
+    policy: _builtins.str
+    """Name and settings of the policy."""
+    propensity_kind: Global___PropensityKind.ValueType
+    def __init__(
+        self,
+        *,
+        mode: _events_pb2.Mode.ValueType = ...,
+        policy: _builtins.str = ...,
+        propensity_kind: Global___PropensityKind.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "policy", b"policy", "propensity_kind", b"propensity_kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedPolicy: _TypeAlias = PackedPolicy  # noqa: Y015
+
+@_typing.final
+class PackedError(_message.Message):
+    """Why one slate was refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLATE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    slate: _builtins.int
+    """Number of the slate, from 0."""
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """As the unary call would have failed."""
+
+    def __init__(
+        self,
+        *,
+        slate: _builtins.int = ...,
+        status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slate", b"slate", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PackedError: _TypeAlias = PackedError  # noqa: Y015
+
+@_typing.final
+class ScorePackedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queries(self) -> Global___PackedQueries: ...
+    def __init__(
+        self,
+        *,
+        queries: Global___PackedQueries | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queries", b"queries"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queries", b"queries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScorePackedRequest: _TypeAlias = ScorePackedRequest  # noqa: Y015
+
+@_typing.final
+class ScorePackedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def slates(self) -> Global___PackedSlates: ...
+    def __init__(
+        self,
+        *,
+        slates: Global___PackedSlates | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["slates", b"slates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["slates", b"slates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScorePackedResponse: _TypeAlias = ScorePackedResponse  # noqa: Y015
+
+@_typing.final
+class ScoreStreamRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def queries(self) -> Global___PackedQueries: ...
+    def __init__(
+        self,
+        *,
+        queries: Global___PackedQueries | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queries", b"queries"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queries", b"queries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreStreamRequest: _TypeAlias = ScoreStreamRequest  # noqa: Y015
+
+@_typing.final
+class ScoreStreamResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLATES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def slates(self) -> Global___PackedSlates: ...
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """The message was refused as a whole, and its ids were not added to the dictionary; the stream goes on."""
+
+    def __init__(
+        self,
+        *,
+        slates: Global___PackedSlates | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "slates", b"slates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "result", b"result", "slates", b"slates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["slates", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___ScoreStreamResponse: _TypeAlias = ScoreStreamResponse  # noqa: Y015
+
+@_typing.final
 class ExplainRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -54,6 +54,16 @@ class RecommenderServiceStub:
                 request_serializer=freshet_dot_v1_dot_recommender__pb2.ScoreBatchRequest.SerializeToString,
                 response_deserializer=freshet_dot_v1_dot_recommender__pb2.ScoreBatchResponse.FromString,
                 _registered_method=True)
+        self.ScorePacked = channel.unary_unary(
+                '/freshet.v1.RecommenderService/ScorePacked',
+                request_serializer=freshet_dot_v1_dot_recommender__pb2.ScorePackedRequest.SerializeToString,
+                response_deserializer=freshet_dot_v1_dot_recommender__pb2.ScorePackedResponse.FromString,
+                _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/freshet.v1.RecommenderService/ScoreStream',
+                request_serializer=freshet_dot_v1_dot_recommender__pb2.ScoreStreamRequest.SerializeToString,
+                response_deserializer=freshet_dot_v1_dot_recommender__pb2.ScoreStreamResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/freshet.v1.RecommenderService/Explain',
                 request_serializer=freshet_dot_v1_dot_recommender__pb2.ExplainRequest.SerializeToString,
@@ -90,6 +100,22 @@ class RecommenderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScorePacked(self, request, context):
+        """Many slates in one call as packed columns: what ScoreBatch does at a fraction of its cost. It records no
+        impressions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScoreStream(self, request_iterator, context):
+        """ScorePacked again and again: every message is answered by one, in order. The dictionary of item ids lasts as long
+        as the stream. One message of a stream is worked on at a time, the next ones wait in the connection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Explain(self, request, context):
         """Shows how the score of one item comes about.
         """
@@ -114,6 +140,16 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
                     servicer.ScoreBatch,
                     request_deserializer=freshet_dot_v1_dot_recommender__pb2.ScoreBatchRequest.FromString,
                     response_serializer=freshet_dot_v1_dot_recommender__pb2.ScoreBatchResponse.SerializeToString,
+            ),
+            'ScorePacked': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScorePacked,
+                    request_deserializer=freshet_dot_v1_dot_recommender__pb2.ScorePackedRequest.FromString,
+                    response_serializer=freshet_dot_v1_dot_recommender__pb2.ScorePackedResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
+                    request_deserializer=freshet_dot_v1_dot_recommender__pb2.ScoreStreamRequest.FromString,
+                    response_serializer=freshet_dot_v1_dot_recommender__pb2.ScoreStreamResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -207,6 +243,60 @@ class RecommenderService:
             '/freshet.v1.RecommenderService/ScoreBatch',
             freshet_dot_v1_dot_recommender__pb2.ScoreBatchRequest.SerializeToString,
             freshet_dot_v1_dot_recommender__pb2.ScoreBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScorePacked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/freshet.v1.RecommenderService/ScorePacked',
+            freshet_dot_v1_dot_recommender__pb2.ScorePackedRequest.SerializeToString,
+            freshet_dot_v1_dot_recommender__pb2.ScorePackedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/freshet.v1.RecommenderService/ScoreStream',
+            freshet_dot_v1_dot_recommender__pb2.ScoreStreamRequest.SerializeToString,
+            freshet_dot_v1_dot_recommender__pb2.ScoreStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

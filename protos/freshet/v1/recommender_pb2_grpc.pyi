@@ -44,6 +44,14 @@ class RecommenderServiceStub:
     """Ranks the items that the graph holds around the user's clusters."""
     ScoreBatch: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.ScoreBatchRequest, _recommender_pb2.ScoreBatchResponse]
     """Many independent ScoreRequests in one call, each with its own status."""
+    ScorePacked: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.ScorePackedRequest, _recommender_pb2.ScorePackedResponse]
+    """Many slates in one call as packed columns: what ScoreBatch does at a fraction of its cost. It records no
+    impressions.
+    """
+    ScoreStream: _grpc.StreamStreamMultiCallable[_recommender_pb2.ScoreStreamRequest, _recommender_pb2.ScoreStreamResponse]
+    """ScorePacked again and again: every message is answered by one, in order. The dictionary of item ids lasts as long
+    as the stream. One message of a stream is worked on at a time, the next ones wait in the connection.
+    """
     Explain: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.ExplainRequest, _recommender_pb2.ExplainResponse]
     """Shows how the score of one item comes about."""
 
@@ -63,6 +71,14 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     """Ranks the items that the graph holds around the user's clusters."""
     ScoreBatch: _aio.UnaryUnaryMultiCallable[_recommender_pb2.ScoreBatchRequest, _recommender_pb2.ScoreBatchResponse]  # type: ignore[assignment]
     """Many independent ScoreRequests in one call, each with its own status."""
+    ScorePacked: _aio.UnaryUnaryMultiCallable[_recommender_pb2.ScorePackedRequest, _recommender_pb2.ScorePackedResponse]  # type: ignore[assignment]
+    """Many slates in one call as packed columns: what ScoreBatch does at a fraction of its cost. It records no
+    impressions.
+    """
+    ScoreStream: _aio.StreamStreamMultiCallable[_recommender_pb2.ScoreStreamRequest, _recommender_pb2.ScoreStreamResponse]  # type: ignore[assignment]
+    """ScorePacked again and again: every message is answered by one, in order. The dictionary of item ids lasts as long
+    as the stream. One message of a stream is worked on at a time, the next ones wait in the connection.
+    """
     Explain: _aio.UnaryUnaryMultiCallable[_recommender_pb2.ExplainRequest, _recommender_pb2.ExplainResponse]  # type: ignore[assignment]
     """Shows how the score of one item comes about."""
 
@@ -97,6 +113,26 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recommender_pb2.ScoreBatchResponse, _abc.Awaitable[_recommender_pb2.ScoreBatchResponse]]:
         """Many independent ScoreRequests in one call, each with its own status."""
+
+    @_abc_1.abstractmethod
+    def ScorePacked(
+        self,
+        request: _recommender_pb2.ScorePackedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommender_pb2.ScorePackedResponse, _abc.Awaitable[_recommender_pb2.ScorePackedResponse]]:
+        """Many slates in one call as packed columns: what ScoreBatch does at a fraction of its cost. It records no
+        impressions.
+        """
+
+    @_abc_1.abstractmethod
+    def ScoreStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_recommender_pb2.ScoreStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_recommender_pb2.ScoreStreamResponse], _abc.AsyncIterator[_recommender_pb2.ScoreStreamResponse]]:
+        """ScorePacked again and again: every message is answered by one, in order. The dictionary of item ids lasts as long
+        as the stream. One message of a stream is worked on at a time, the next ones wait in the connection.
+        """
 
     @_abc_1.abstractmethod
     def Explain(

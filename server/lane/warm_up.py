@@ -1,0 +1,41 @@
+"""Compiles what answers calls, or reads it from the cache on disk, before the first caller comes.
+
+Compiling takes tens of seconds of a processor, once for each machine and release; a call that waited for it would
+outlast its deadline.
+"""
+
+import numpy as np
+
+from bandits.backend import Backend
+from bandits.graph import build_graph
+from bandits.policies import PolicySettings
+from freshet.v1 import events_pb2, recommender_pb2
+from server.lane.score_lane import ScoreLane
+from server.metrics import Metrics
+from server.packed.dictionary import Dictionary
+from server.packed.packed_slates import PackedSlates
+from server.rules import RulesInForce
+from server.scoring import SlateRules
+from server.snapshot import Snapshot
+from streams.change import Change
+
+
+def compile_calls(backend: Backend) -> None:
+    """Answer one call of each kind over a graph of one item; only with the backend that compiles."""
+    graph = build_graph(version="warm-up", centroids=[[1.0]], item_ids=["item"], edge_item=[0], edge_cluster=[0])
+    snapshot = Snapshot(backend)
+    first = np.zeros(1, np.int32)
+    snapshot.apply(Change(graph, first, np.zeros((1, 3), np.int64), np.zeros((1, 2), np.int64), 0, True))
+    slate = SlateRules(PolicySettings(), top_m=1, explore_share=0.0, propensity_draws=1)
+    rules = RulesInForce(slate, fit_prior=False, fit_pooled_mean=False)
+    lane = ScoreLane(snapshot=snapshot, rules=rules, k=1, temperature=1.0, default_mode="ucb", metrics=Metrics())
+    user = events_pb2.ClusterWeights(cluster_ids=[0], weights=[1.0])
+    lane.score(recommender_pb2.ScoreRequest(item_ids=["item"], cluster_weights=user).SerializeToString())
+    packed = PackedSlates(
+        snapshot=snapshot, rules=rules, k=1, temperature=1.0, default_mode="ucb", metrics=Metrics()
+    )
+    one, weight = np.ones(1, np.int32).tobytes(), np.ones(1, np.float32).tobytes()
+    queries = recommender_pb2.PackedQueries(
+        dictionary=["item"], items=first.tobytes(), item_counts=one, embeddings=weight
+    )
+    packed.fill(queries, Dictionary())

@@ -1,0 +1,1 @@
+"""Slates by the column: many requests in one message, decoded without a Python object each."""
