@@ -16,11 +16,15 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from structlog.typing import FilteringBoundLogger
 
+from bandits.backend_numpy import NumpyBackend
 from bandits.graph import Graph
-from bandits.sums import Int32, Sums, state_hash
+from bandits.graph_edit import GraphEdit, edited
+from bandits.learner import Learner
+from bandits.sums import Int32, state_hash
 from freshet.v1 import parameters_pb2
 from server.logs import make_logger
 from streams.change import Change, Fading, rows_now
+from streams.kafka.catalogue import EDITED_TAG, Edited, edited_at, graph_edit
 from streams.row_codec import decode_rows, place_rows
 from streams.topics import TopicNames
 
@@ -40,7 +44,8 @@ class ParameterFollower:
     Args:
         bootstrap: host:port of brokers, separated by commas.
         names: of the topics.
-        graph: numbers items and edges; rows of items that it does not have are passed over.
+        graph: the artifact that the workers learn under; items that its rows say were added, changed or retired
+            since are, here too.
         on_change: called from the thread: once in full when caught up, then with what changed.
         log: where it is told that the broker is away; None = standard error.
     """
@@ -58,9 +63,11 @@ class ParameterFollower:
         self._bootstrap = bootstrap
         self._names = names
         self._on_change = on_change
-        self._graph = graph
-        self._sums = Sums.zeros(graph)
-        self._row_position = np.zeros(graph.n_items, np.int64)
+        self._held = Learner.empty(graph, NumpyBackend())
+        self.base_version = graph.version
+        self._waiting: dict[int, dict[str, bytes]] = {}  # rows of edited items, by partition, until the next mark
+        self._edited: dict[str, int] = {}  # from which ledger position on the edges of an item are as they are
+        self._edited_up_to: dict[int, int] = {}
         self._fading = Fading()
         self._marks: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -90,6 +97,20 @@ class ParameterFollower:
         return self._ready.wait(timeout_s)
 
     @property
+    def graph(self) -> Graph:
+        """The graph as the catalogue has it by now."""
+        return self._held.graph
+
+    def has(self, attached: Mapping[str, Sequence[int]], retired: Sequence[str]) -> bool:
+        """Whether the graph has items on these clusters, and others no longer."""
+        graph = self._held.graph
+        for number, clusters in zip(graph.lookup([*attached]).tolist(), attached.values(), strict=True):
+            row = graph.edge_cluster[graph.item_ptr[number] : graph.item_ptr[number + 1]]
+            if number < 0 or row.tolist() != list(clusters):
+                return False
+        return bool((graph.lookup(list(retired)) < 0).all())
+
+    @property
     def position(self) -> int:
         """Ledger position that the rows include, summed over the partitions."""
         return sum(self._marks.values())
@@ -103,7 +124,7 @@ class ParameterFollower:
     def state_hash(self) -> str:
         """Hash of the rows as they are now."""
         with self._lock:
-            return state_hash(self._graph, self._sums)
+            return state_hash(self._held.graph, self._held.sums)
 
     # --- threads ------------------------------------------------------------------------------------------------
 
@@ -180,18 +201,28 @@ class ParameterFollower:
         names: list[str] = []
         values: list[bytes] = []
         marks: dict[int, int] = {}
+        ready: dict[str, bytes] = {}
         for tp, records in fetched.items():
+            waiting = self._waiting.setdefault(tp.partition, {})
             for record in records:
                 key, value = record.key or b"", record.value
                 if key == MARK_BYTE and value is not None:
                     mark = parameters_pb2.PartitionMark.FromString(value)
                     marks[tp.partition] = max(marks.get(tp.partition, 0), mark.position)
+                    # What was published together comes into force together, so that versions mean one graph.
+                    ready |= self._settle(tp.partition, waiting)
                 elif key[:1] not in (MARK_BYTE, b"") and value is not None:
-                    names.append(key.decode("utf-8", "replace"))
-                    values.append(value)
+                    name = key.decode("utf-8", "replace")
+                    if EDITED_TAG in value and edited_at(value):
+                        waiting[name] = value
+                    else:
+                        names.append(name)
+                        values.append(value)
         if not names and not marks:
             return
-        items = self._place(names, values)
+        if ready:
+            self._edit(ready)
+        items = self._place([*names, *ready], [*values, *ready.values()])
         for partition, position in marks.items():
             self._marks[partition] = max(self._marks.get(partition, 0), position)
         if self._ready.is_set():
@@ -207,8 +238,8 @@ class ParameterFollower:
             self._log.error("rows passed over", reason=str(error), rows=len(names))
             return self._place_singly(names, values)
         with self._lock:
-            place_rows(self._graph, rows, self._sums, self._row_position)
-        number = self._graph.lookup(names)
+            place_rows(self._held.graph, rows, self._held.sums, self._held.row_position)
+        number = self._held.graph.lookup(names)
         changed: Int32 = np.unique(number[number >= 0]).astype(np.int32)
         return changed
 
@@ -222,17 +253,54 @@ class ParameterFollower:
             changed.append(self._place([name], [value]))
         return np.unique(np.concatenate(changed)) if changed else np.empty(0, np.int32)
 
+    def _settle(self, partition: int, waiting: dict[str, bytes]) -> dict[str, bytes]:
+        """Rows of edited items that a mark has come for."""
+        rows = dict(waiting)
+        waiting.clear()
+        latest = max((edited_at(value) for value in rows.values()), default=0)
+        self._edited_up_to[partition] = max(self._edited_up_to.get(partition, 0), latest)
+        return rows
+
+    def _edit(self, rows: Mapping[str, bytes]) -> None:
+        """Attach and retire items as their rows say."""
+        items = {name: Edited.from_bytes(value) for name, value in rows.items()}
+        news = {name: one for name, one in items.items() if one.at > self._edited.get(name, 0)}
+        self._edited |= {name: one.at for name, one in news.items()}
+        old = self._held.graph
+        try:
+            # Retired items are attached before, so that their sums are kept here as the learners keep them.
+            version, gone = self._version(), [name for name, one in news.items() if one.retired]
+            all_items = graph_edit(version, news)
+            graph = edited(old, all_items, GraphEdit(version, retired=gone))
+        except ValueError as error:  # rows of another artifact
+            self._log.error("items not attached", reason=str(error), items=len(news))
+            return
+        with self._lock:
+            added = self._held.edit_graph(graph)
+            rows_of = decode_rows([*rows], [*rows.values()])
+            place_rows(graph, rows_of, self._held.sums, self._held.row_position)
+        if self._ready.is_set():
+            now_ms = self._fading.now_ms
+            change = rows_now(graph, self._held.sums, added, position=self.position, now_ms=now_ms, extends=old)
+            self._on_change(change)
+
+    def _version(self) -> str:
+        """Names the artifact and how far the catalogue's changes are in force in each partition."""
+        count = 1 + max(self._edited_up_to, default=0)
+        return f"{self.base_version}+{'.'.join(str(self._edited_up_to.get(p, 0)) for p in range(count))}"
+
     def _hand_over(self, items: Int32) -> None:
-        if self._fading.moves_on(self._sums, items):
-            items = np.arange(self._graph.n_items, dtype=np.int32)
+        if self._fading.moves_on(self._held.sums, items):
+            items = np.arange(self._held.graph.n_items, dtype=np.int32)
         now_ms = self._fading.now_ms
-        self._on_change(rows_now(self._graph, self._sums, items, position=self.position, now_ms=now_ms))
+        self._on_change(rows_now(self._held.graph, self._held.sums, items, position=self.position, now_ms=now_ms))
 
     def _hand_over_all(self) -> None:
-        items = np.arange(self._graph.n_items, dtype=np.int32)
-        self._fading.moves_on(self._sums, slice(None))
+        graph, sums = self._held.graph, self._held.sums
+        items = np.arange(graph.n_items, dtype=np.int32)
+        self._fading.moves_on(sums, slice(None))
         now_ms = self._fading.now_ms
-        change = rows_now(self._graph, self._sums, items, position=self.position, full=True, now_ms=now_ms)
+        change = rows_now(graph, sums, items, position=self.position, full=True, now_ms=now_ms)
         self._on_change(change)
         self._ready.set()
         self._log.info("caught up with the parameters", position=self.position)

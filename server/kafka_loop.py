@@ -3,24 +3,32 @@
 It has the methods of `streams.embedded.EmbeddedLoop`, so that the server takes either.
 
 Invariants: a future is done when the broker has the events, not when they have been learned; nothing here learns,
-so freezing and graph changes are refused with the reason; the broker's absence never stops the serving.
+so freezing and other artifacts are refused with the reason; the broker's absence never stops the serving.
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import grpc
+import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from bandits.graph import Graph
 from bandits.graph_edit import GraphEdit
 from freshet.v1 import events_pb2
+from server.errors import Refused
 from server.kafka_follower import ParameterFollower
 from server.kafka_producer import FeedbackProducer
 from streams.change import Change
-from streams.embedded import LoopFailed, LoopLimits, LoopStatus
+from streams.embedded import LoopFailed, LoopLimits, LoopStatus, QueueFull
 from streams.graph_switching import GraphSwitch
 from streams.overlap_folder import StoredOverlap
 from streams.topics import TopicNames
+
+_TAKEN_S = 10.0
+_IN_FORCE_S = 10.0
+_LOOK_S = 0.01
 
 
 class KafkaLoop:
@@ -46,7 +54,6 @@ class KafkaLoop:
         log: FilteringBoundLogger | None = None,
     ) -> None:
         names = TopicNames(prefix)
-        self.graph: Graph | None = graph
         self._follower = ParameterFollower(bootstrap, names=names, graph=graph, on_change=on_change, log=log)
         self._producer = FeedbackProducer(
             bootstrap,
@@ -55,6 +62,11 @@ class KafkaLoop:
             retry_after_ms=limits.retry_after_ms,
             log=log,
         )
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph as the catalogue has it by now."""
+        return self._follower.graph
 
     def start(self) -> None:
         """Begin to follow; the first change comes when the parameters have been read to their end."""
@@ -100,15 +112,38 @@ class KafkaLoop:
 
     def has_graph(self, version: str) -> bool:
         """Whether a version is in force."""
-        return self.graph is not None and self.graph.version == version
+        return self._follower.base_version == version
 
     def edit_graph(self, edit: GraphEdit) -> Graph:
-        """Refused, as `load_graph`.
+        """Send changes of items to their topic, and wait until a worker has taken them over and this server serves.
 
         Raises:
-            LoopFailed: always.
+            LoopFailed: the broker does not take them.
+            Refused: UNAVAILABLE if no worker has taken them over in time; they are in the topic.
         """
-        raise LoopFailed("in Kafka mode the graph is changed by restarting workers and servers with it")
+        times = edit.published_ms or [0] * len(edit.item_ids)
+        clusters = [np.sort(np.asarray(row, np.int64)).tolist() for row in edit.clusters]
+        items: dict[str, events_pb2.Item | None] = {
+            item_id: events_pb2.Item(
+                item_id=item_id, cluster_ids=events_pb2.ClusterIds(values=row), published_at_ms=at_ms
+            )
+            for item_id, row, at_ms in zip(edit.item_ids, clusters, times, strict=True)
+        }
+        items |= dict.fromkeys(edit.retired)
+        try:
+            self._producer.items(items).result(_TAKEN_S)
+        except (TimeoutError, QueueFull) as error:
+            raise LoopFailed(f"the items topic was not written: {error}") from error
+        wanted = dict(zip(edit.item_ids, clusters, strict=True))
+        deadline_s = time.monotonic() + _IN_FORCE_S
+        while not self._follower.has(wanted, edit.retired):
+            if time.monotonic() > deadline_s:
+                message = (
+                    f"the items topic has the change, but no worker has taken it over within {_IN_FORCE_S:.0f} s"
+                )
+                raise Refused(grpc.StatusCode.UNAVAILABLE, message, reason="workers_behind")
+            time.sleep(_LOOK_S)
+        return self._follower.graph
 
     def state_hash(self) -> str:
         """Hash of all rows followed so far."""

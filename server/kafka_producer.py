@@ -5,7 +5,7 @@ is bounded; the events of a request go to the partition that producers with Kafk
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
@@ -82,6 +82,25 @@ class FeedbackProducer:
     def clicks(self, batch: events_pb2.ClickBatch) -> "Future[None]":
         """Send clicks; raises as `impressions`."""
         return self._send(self._names.clicks, "clicks", events_pb2.ClickBatch, batch.clicks, len(batch.clicks))
+
+    def items(self, items: Mapping[str, events_pb2.Item | None]) -> "Future[None]":
+        """Send items, None to retire one; raises as `impressions`."""
+        done: Future[None] = Future()
+        if self._stopped:
+            raise LoopFailed("the server is stopping")
+        self._reserve(len(items))
+        try:
+            producer = self._connected()
+            waiting = _Waiting(len(items), lambda error: self._finish(done, len(items), error))
+            for item_id, item in items.items():
+                value = None if item is None else item.SerializeToString()
+                sent = producer.send(self._names.items, value, key=item_id.encode(), headers=PROTOBUF)
+                sent.add_callback(waiting.one_done).add_errback(waiting.one_failed)
+        except KafkaError as error:
+            self._log.warning("no broker takes items", error=repr(error))
+            self._release(len(items))
+            raise QueueFull(self._retry_after_ms) from error
+        return done
 
     def stop(self, *, grace_s: float) -> None:
         """Send what was accepted, then close."""

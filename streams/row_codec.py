@@ -37,6 +37,7 @@ class Rows:
         position: int64 of shape (n_rows,): ledger position included.
         extra: int64 of shape (n_edges, 6), as `Sums.extra`; None where no row has any.
         times: int64 of shape (n_rows, 2), as `Sums.times`; None where `extra` is.
+        edited_at: int64 of shape (n_rows,), 0 where the catalogue has not changed the item; None where it has none.
     """
 
     item_ids: Sequence[str]
@@ -47,6 +48,7 @@ class Rows:
     position: Int64
     extra: Int64 | None = None
     times: Int64 | None = None
+    edited_at: Int64 | None = None
 
 
 def encode_rows(graph: Graph, sums: Sums, row_position: Int64, items: Int32) -> list[bytes]:
@@ -84,7 +86,18 @@ def decode_rows(item_ids: Sequence[str], encoded: Sequence[bytes]) -> Rows:
     extra, times = _extra(messages, degrees)
     if extra is not None:
         _refuse_negative(item_ids, degrees, extra[:, OPEN + 1 :])  # less than nothing may be in flight, see `Sums`
-    return Rows(item_ids, np.cumsum(degrees), cluster, edge, scalars[:, :2], scalars[:, 2], extra, times)
+    edited_at = np.array([message.edited_at for message in messages], np.int64)
+    return Rows(
+        item_ids,
+        np.cumsum(degrees),
+        cluster,
+        edge,
+        scalars[:, :2],
+        scalars[:, 2],
+        extra,
+        times,
+        edited_at if edited_at.any() else None,
+    )
 
 
 def place_rows(graph: Graph, rows: Rows, sums: Sums, row_position: Int64) -> int:

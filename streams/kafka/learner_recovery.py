@@ -9,7 +9,7 @@ Invariants:
   that comes back under its name gets the generation of the process that it replaces.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,8 @@ from faust.types import TP
 
 from freshet.v1 import parameters_pb2
 from streams.failpoints import failpoint
-from streams.kafka.learner_partition import LearnerPartition
+from streams.kafka.catalogue import Edited
+from streams.kafka.learner_partition import EDITED, LearnerPartition
 from streams.kafka.log_reader import LogReader
 from streams.kafka.parameter_rows import epoch_of, fence_key, is_fence, is_mark
 from streams.kafka.partition import WorkerError
@@ -39,11 +40,13 @@ class _Topic:
         mark: the last one.
         fenced: highest epoch of a fence so far.
         tainted: a replaced owner wrote behind a fence.
+        edited: rows of items that the catalogue has changed; they wait for the mark, which names the artifact.
     """
 
     mark: parameters_pb2.PartitionMark | None = None
     fenced: int = 0
     tainted: bool = False
+    edited: dict[str, bytes] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     values: list[bytes] = field(default_factory=list)
 
@@ -58,8 +61,10 @@ async def recover(partition: LearnerPartition, reader: LogReader, *, generation:
     has_store = head.HasField("mark")
     partition.epoch = max(generation, head.mark.epoch + 1)
     if has_store:
-        restore_rows(partition.store, learner, ROW)
         partition.take_mark(head.mark)
+        if head.mark.graph_version == partition.shared.base_version:
+            _attach(partition, partition.store.scan(EDITED))
+        restore_rows(partition.store, learner, ROW)
     tp = TP(partition.around.names.parameters, partition.number)
     before = (await reader.bounds([tp]))[tp]
     if not has_store:
@@ -68,6 +73,8 @@ async def recover(partition: LearnerPartition, reader: LogReader, *, generation:
             log.warning("rows of a replaced owner: the ledger is folded from its start", partition=partition.number)
             partition.shared.clear(partition.number)
             topic.mark = None
+        else:
+            _place_edited(partition, topic)
         if topic.mark is not None:
             partition.take_mark(topic.mark)
             head.published_position = topic.mark.position
@@ -136,20 +143,40 @@ def _place(partition: LearnerPartition, topic: _Topic) -> None:
         shared = partition.shared
         rows = decode_rows(topic.names, topic.values)
         place_rows(shared.graph, rows, shared.sums, shared.row_position)
+        for at in np.flatnonzero(rows.edited_at).tolist() if rows.edited_at is not None else ():
+            topic.edited[topic.names[at]] = topic.values[at]
     topic.names, topic.values = [], []
+
+
+def _place_edited(partition: LearnerPartition, topic: _Topic) -> None:
+    """Attach items as their rows say, if these were written under the artifact in force; place the rows again."""
+    same = topic.mark is not None and topic.mark.graph_version == partition.shared.base_version
+    if same and topic.edited:
+        _attach(partition, ((name.encode(), value) for name, value in topic.edited.items()))
+        topic.names, topic.values = [*topic.edited], [*topic.edited.values()]
+        _place(partition, topic)
+
+
+def _attach(partition: LearnerPartition, items: Iterable[tuple[bytes, bytes]]) -> None:
+    edited = {name.decode(): Edited.from_bytes(value) for name, value in items}
+    if edited:
+        partition.shared.edit(edited, position=0)
 
 
 def _check_graph(partition: LearnerPartition, mark: parameters_pb2.PartitionMark) -> None:
     """Rows of another graph keep what both have; everything is written and published anew under this one."""
-    version = partition.shared.graph.version
+    version = partition.shared.base_version
     if mark.graph_version == version:
         return
     log.info("another graph", partition=partition.number, was=mark.graph_version, now=version)
     known: Sequence[str] = [name.decode() for name, _ in partition.store.scan(ROW)]
-    gone = partition.shared.graph.lookup(known) < 0
+    gone = partition.shared.graph.lookup(known, retired=True) < 0
     batch = Batch()
     for name in np.array(known, dtype=object)[gone].tolist():
         batch.delete(ROW, name.encode())
+    for name, _ in partition.store.scan(EDITED):
+        batch.delete(EDITED, name)
+    partition.catalogue_positions = {}  # the catalogue's changes come again, onto the new artifact
     partition.store.write(batch)
     partition.head.published_position = 0
 
@@ -158,7 +185,7 @@ def _write_all(partition: LearnerPartition) -> None:
     """The store has every row that was restored; the head, without which it counts as empty, comes last."""
     items = partition.shared.items_of(partition.number)
     items = items[partition.shared.row_position[items] > 0]
-    if not partition.head.HasField("mark") or partition.head.mark.graph_version != partition.shared.graph.version:
+    if not partition.head.HasField("mark") or partition.head.mark.graph_version != partition.shared.base_version:
         for start in range(0, len(items), _ROWS_AT_ONCE):
             partition.write_rows(items[start : start + _ROWS_AT_ONCE])
             failpoint("learner-rows-written")

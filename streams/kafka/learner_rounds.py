@@ -26,11 +26,12 @@ from bandits.ledger_run import Delivery, fold_run
 from bandits.sums import Int32
 from streams.failpoints import failpoint
 from streams.kafka.chunk import Chunk
-from streams.kafka.learner_partition import LearnerPartition, SharedSums
+from streams.kafka.learner_partition import LearnerPartition
 from streams.kafka.parameter_rows import MARK_KEY, with_epoch
 from streams.kafka.partition import Surroundings
 from streams.kafka.rounds import Rounds
 from streams.kafka.sender import Pair
+from streams.kafka.shared_sums import SharedSums
 from streams.outcome_codec import LedgerError, Message, decode_run
 from streams.row_codec import encode_rows
 from streams.store import Batch
@@ -110,17 +111,25 @@ class LearnerRounds(Rounds[LearnerPartition]):
     def _changed_rows(self) -> dict[int, tuple[list[str], list[bytes]]]:
         """Names and rows of the items that changed since the last publication, by partition."""
         shared = self._shared
-        items = np.unique(np.concatenate([np.empty(0, np.int32), *self._changed]))
+        items = self._current(np.concatenate([np.empty(0, np.int32), *self._changed]))
         self._changed = []
         if not len(items):
             return {}
         items = items[np.argsort(shared.partition[items], kind="stable")]
         rows = encode_rows(shared.graph, shared.sums, shared.row_position, items)
         names = [shared.graph.item_ids[item] for item in items.tolist()]
+        rows = shared.behind(names, rows)
         numbers, starts = np.unique(shared.partition[items], return_index=True)
         ends = [*starts[1:].tolist(), len(items)]
         places = zip(numbers.tolist(), starts.tolist(), ends, strict=True)
         return {number: (names[start:end], rows[start:end]) for number, start, end in places}
+
+    def _current(self, items: Int32) -> Int32:
+        """Numbers of the same items as of now, each once, ascending."""
+        items, graph = np.unique(items), self._shared.graph
+        if graph.edits is None or graph.edits.live[items].all():
+            return items
+        return np.unique(graph.lookup([graph.item_ids[item] for item in items.tolist()], retired=True))
 
 
 def _is_ahead(partition: LearnerPartition) -> bool:
@@ -129,14 +138,39 @@ def _is_ahead(partition: LearnerPartition) -> bool:
 
 
 def _fold(taken: Sequence[tuple[LearnerPartition, Sequence[Chunk]]]) -> Int32:
-    """Fold all records; the items whose rows changed."""
+    """Fold all records; the items whose rows changed, under the numbers that they had then."""
     records: list[_Record] = []
+    changed: list[Int32] = []
+
+    def fold() -> None:
+        changed.append(_fold_records(records))
+        records.clear()
+
     for partition, chunks in taken:
         for chunk in chunks:
             for record in chunk.records:
-                message = partition.admit(record.value or b"", record.offset)
-                if message is not None:
-                    records.append((partition, record.offset, message))
+                value, offset = record.value or b"", record.offset
+                message = partition.admit(value, offset)
+                if message is None:
+                    continue
+                if message.fence:
+                    fold()  # a mark of the catalogue changes the graph for what comes after it
+                    changed.append(partition.take_fence(value, offset))
+                    continue
+                if partition.has_edits:
+                    changed.append(partition.attach())
+                records.append((partition, offset, message))
+        if partition.has_edits:
+            fold()
+            changed.append(partition.attach())
+    fold()
+    for partition, chunks in taken:
+        partition.learner.position = chunks[-1].end
+    return np.concatenate(changed)
+
+
+def _fold_records(records: list[_Record]) -> Int32:
+    """Fold records with one call, but for those that are damaged."""
     try:
         run = decode_run([message for _, _, message in records])
     except LedgerError:
@@ -146,10 +180,7 @@ def _fold(taken: Sequence[tuple[LearnerPartition, Sequence[Chunk]]]) -> Int32:
         Delivery(partition.learner, offset, message.joiner_partition, message.sequence)
         for partition, offset, message in records
     ]
-    changed = fold_run(run, deliveries)
-    for partition, chunks in taken:
-        partition.learner.position = chunks[-1].end
-    return changed
+    return fold_run(run, deliveries)
 
 
 def _is_whole(partition: LearnerPartition, offset: int, message: Message) -> bool:

@@ -14,13 +14,15 @@ from faust.types import TP
 from bandits.backend import Backend
 from bandits.events import Clicks, Impressions
 from bandits.graph import Graph
+from bandits.graph_edit import edited
 from bandits.join_rule import JoinRule
 from bandits.joiner import Joiner
 from bandits.joiner_change import Tally
 from bandits.learner import Learner
-from bandits.sums import Sums, state_hash
-from freshet.v1 import parameters_pb2
+from bandits.sums import state_hash
+from freshet.v1 import kafka_state_pb2, parameters_pb2
 from streams.event_codec import click_columns, impression_columns
+from streams.kafka.catalogue import Edited, edited_by, graph_edit, mark_of
 from streams.kafka.chunk import LogRecord
 from streams.kafka.ledger import decode_delivery
 from streams.kafka.log_reader import LogReader, open_reader
@@ -105,20 +107,27 @@ async def verify_topics(
     names = TopicNames(prefix)
     async with open_reader(bootstrap, client_id=_CLIENT) as reader:
         # Rows first, ledger next, sources last: each is then at least as far as what is compared with it.
-        published = await _read_rows(reader, names, graph)
+        published = await _read_rows(reader, names, graph, backend)
         ledger = await _fold_ledger(reader, names, graph, backend, published.marks)
+        # Where the catalogue has changed edges, both are folded under the graph of now: sources do not know when
+        # it changed.
+        now = ledger.learner.graph
+        whole = ledger
+        if now is not graph:
+            whole = await _fold_ledger(reader, names, now, backend, published.marks, follow=False)
     sources = await fold_sources(
         bootstrap,
         prefix=prefix,
-        graph=graph,
+        graph=now,
         rule=rule,
         backend=backend,
         progress=progress,
         until=ledger.positions,
         clocks_ms=ledger.clocks_ms,
     )
-    rows_hash, marks_hash = state_hash(graph, published.sums), ledger.hash_at_marks
-    ledger_hash, sources_hash = state_hash(graph, ledger.learner.sums), state_hash(graph, sources.learner.sums)
+    held = published.learner
+    rows_hash, marks_hash = state_hash(held.graph, held.sums), ledger.hash_at_marks
+    ledger_hash, sources_hash = state_hash(now, whole.learner.sums), state_hash(now, sources.learner.sums)
     return Verification(
         checks=[
             _equal("rows = fold(ledger)", rows_hash, marks_hash),
@@ -134,13 +143,13 @@ async def verify_topics(
 
 @dataclass
 class _Published:
-    sums: Sums
+    learner: Learner
+    edited: dict[str, bytes] = field(default_factory=dict)
     marks: dict[int, int] = field(default_factory=dict)
 
 
-async def _read_rows(reader: LogReader, names: TopicNames, graph: Graph) -> _Published:
-    published = _Published(Sums.zeros(graph))
-    row_position = np.zeros(graph.n_items, np.int64)
+async def _read_rows(reader: LogReader, names: TopicNames, graph: Graph, backend: Backend) -> _Published:
+    published = _Published(Learner.empty(graph, backend))
     tps = [TP(names.parameters, number) for number in range(await reader.partitions(names.parameters))]
     async for tp, records in reader.read(await reader.bounds(tps)):
         rows: list[LogRecord] = []
@@ -151,27 +160,47 @@ async def _read_rows(reader: LogReader, names: TopicNames, graph: Graph) -> _Pub
             elif not is_fence(record.key or b"") and record.value is not None:
                 rows.append(record)
         if rows:
-            item_ids = [(record.key or b"").decode() for record in rows]
-            decoded = decode_rows(item_ids, [record.value or b"" for record in rows])
-            place_rows(graph, decoded, published.sums, row_position)
+            _place_rows(published, [((record.key or b"").decode(), record.value or b"") for record in rows])
+    # The rows of items that the catalogue has changed say themselves what their edges are.
+    items = {name: Edited.from_bytes(value) for name, value in published.edited.items()}
+    if items:
+        new = edited(graph, graph_edit(graph.version, items))
+        published.learner.edit_graph(new)
+        _place_rows(published, [*published.edited.items()])
     return published
+
+
+def _place_rows(published: _Published, rows: list[tuple[str, bytes]]) -> None:
+    item_ids, values = [name for name, _ in rows], [value for _, value in rows]
+    decoded, learner = decode_rows(item_ids, values), published.learner
+    place_rows(learner.graph, decoded, learner.sums, learner.row_position)
+    for at in [] if decoded.edited_at is None else np.flatnonzero(decoded.edited_at).tolist():
+        published.edited[item_ids[at]] = values[at]
 
 
 @dataclass
 class _Ledger:
     learner: Learner
+    follow: bool
     hash_at_marks: str = ""
     positions: Positions = field(default_factory=dict)
     records: int = 0
     epochs: dict[tuple[int, int], int] = field(default_factory=dict)
     clocks_ms: dict[int, int] = field(default_factory=dict)
+    catalogue: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 async def _fold_ledger(
-    reader: LogReader, names: TopicNames, graph: Graph, backend: Backend, marks: dict[int, int]
+    reader: LogReader,
+    names: TopicNames,
+    graph: Graph,
+    backend: Backend,
+    marks: dict[int, int],
+    *,
+    follow: bool = True,
 ) -> _Ledger:
-    """Fold up to the marks, take the hash, go on to the end."""
-    ledger = _Ledger(Learner.empty(graph, backend))
+    """Fold up to the marks, take the hash, go on to the end; `follow` the catalogue's changes of the graph."""
+    ledger = _Ledger(Learner.empty(graph, backend), follow)
     tps = [TP(names.outcomes, number) for number in range(await reader.partitions(names.outcomes))]
     bounds = await reader.bounds(tps)
     at_mark = {tp: min(max(marks.get(tp.partition, 0), bounds[tp][0]), bounds[tp][1]) for tp in tps}
@@ -183,7 +212,7 @@ async def _fold_ledger(
         async for tp, records in reader.read(stretches):
             for record in records:
                 _fold_record(ledger, applied[tp.partition], tp.partition, record, names)
-        ledger.hash_at_marks = ledger.hash_at_marks or state_hash(graph, ledger.learner.sums)
+        ledger.hash_at_marks = ledger.hash_at_marks or state_hash(ledger.learner.graph, ledger.learner.sums)
     return ledger
 
 
@@ -198,6 +227,7 @@ def _fold_record(
         return
     ledger.epochs[partition, joiner] = delivery.epoch
     if delivery.fence:
+        _fold_mark(ledger, partition, delivery, record.offset)
         return
     ledger.records += 1
     ledger.clocks_ms[joiner] = max(ledger.clocks_ms.get(joiner, 0), outcomes.clock_ms)
@@ -210,6 +240,20 @@ def _fold_record(
     ):
         tp = TP(topic, joiner)
         ledger.positions[tp] = max(ledger.positions.get(tp, 0), position)
+
+
+def _fold_mark(ledger: _Ledger, partition: int, delivery: kafka_state_pb2.OutcomeDelivery, offset: int) -> None:
+    """As a learner does, where the fence of nobody is a mark of the catalogue."""
+    learner = ledger.learner
+    mark = mark_of(delivery, learner.graph)
+    if mark is None or not ledger.follow or mark.offset < ledger.catalogue.get((partition, mark.partition), 0):
+        return
+    ledger.catalogue[partition, mark.partition] = mark.offset + 1
+    item = edited_by(mark, learner.graph, at=offset + 1) if mark.item_id else None
+    if item is not None:
+        learner.position = offset + 1
+        edit = graph_edit(learner.graph.version, {mark.item_id: item})
+        learner.edit_graph(edited(learner.graph, edit))
 
 
 async def _fold_partition(

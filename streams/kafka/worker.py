@@ -21,16 +21,18 @@ from faust.types import TP
 from bandits.artifact import load_graph
 from bandits.backend import choose_backend
 from streams.kafka import joiner_recovery, learner_recovery
+from streams.kafka.catalogue_bridge import bridge
 from streams.kafka.chunk import Chunk, ChunkSchema
 from streams.kafka.disk_threads import DiskThreads
 from streams.kafka.joiner_partition import JoinerPartition
 from streams.kafka.joiner_rounds import JoinerRounds
-from streams.kafka.learner_partition import LearnerPartition, SharedSums
+from streams.kafka.learner_partition import LearnerPartition
 from streams.kafka.learner_rounds import LearnerRounds
 from streams.kafka.ledger import ItemPartitions
 from streams.kafka.log_reader import open_reader
 from streams.kafka.partition import Partition, Surroundings, WorkerError
 from streams.kafka.sender import Sender
+from streams.kafka.shared_sums import SharedSums
 from streams.kafka.takeover import take_over
 from streams.kafka.transport import SCHEME, ChunkConsumer, TransportOptions
 from streams.kafka.worker_settings import WorkerSettings
@@ -110,7 +112,7 @@ class Worker:
             ledger_partitions=counts[names.outcomes],
             item_partitions=ItemPartitions(counts[names.outcomes]),
         )
-        self._shared = SharedSums.empty(graph, counts[names.outcomes])
+        self._shared = SharedSums.empty(graph, counts[names.outcomes], self._around.backend)
         await self.app.start()
         self._watching = asyncio.ensure_future(self._guard(self._watch()))
 
@@ -230,6 +232,8 @@ class Worker:
             for learner in learners:
                 await learner_recovery.recover(learner, reader, generation=generation)
                 await learning.add(learner)
+            if learners:
+                self._tasks.append(asyncio.ensure_future(self._guard(bridge(around, learners))))
             if joiners:
                 views = await take_over(joiners, around, reader, generation=generation)
                 for joiner in joiners:

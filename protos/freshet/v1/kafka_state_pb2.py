@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from freshet.v1 import parameters_pb2 as freshet_dot_v1_dot_parameters__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66reshet/v1/kafka_state.proto\x12\nfreshet.v1\x1a\x1b\x66reshet/v1/parameters.proto\"\x81\x02\n\x0fOutcomeDelivery\x12\x18\n\x10joiner_partition\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x1c\n\x14impressions_position\x18\x04 \x01(\x04\x12\x17\n\x0f\x63licks_position\x18\x05 \x01(\x04\x12\x19\n\x11impressions_start\x18\x11 \x01(\x04\x12\x14\n\x0c\x63licks_start\x18\x12 \x01(\x04\x12\x12\n\npartitions\x18\x13 \x03(\r\x12\x10\n\x08\x63lock_ms\x18\x14 \x01(\x03\x12\r\n\x05\x65poch\x18\x15 \x01(\x04\x12\r\n\x05\x66\x65nce\x18\x16 \x01(\x08\x12\x16\n\x0e\x63lock_start_ms\x18\x1b \x01(\x03\"\xed\x02\n\nJoinerHead\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x16\n\x0esequence_shift\x18\x02 \x01(\x12\x12\x0c\n\x04sent\x18\x03 \x01(\x04\x12\x19\n\x11ledger_partitions\x18\x04 \x01(\r\x12\x41\n\x0eledger_offsets\x18\x05 \x03(\x0b\x32).freshet.v1.JoinerHead.LedgerOffsetsEntry\x12\x1c\n\x14impressions_clock_ms\x18\x06 \x01(\x03\x12\x17\n\x0f\x63licks_clock_ms\x18\x07 \x01(\x03\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x08 \x01(\x04\x12\x12\n\nrecovering\x18\t \x01(\x08\x12\x1c\n\x14impressions_position\x18\n \x01(\x04\x12\x17\n\x0f\x63licks_position\x18\x0b \x01(\x04\x1a\x34\n\x12LedgerOffsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x93\x01\n\x0cOutboxRecord\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x10\n\x03key\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12)\n\x07headers\x18\x05 \x03(\x0b\x32\x18.freshet.v1.OutboxHeaderB\x06\n\x04_keyB\x08\n\x06_value\"+\n\x0cOutboxHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"{\n\x0bLearnerHead\x12\'\n\x04mark\x18\x01 \x01(\x0b\x32\x19.freshet.v1.PartitionMark\x12\x1a\n\x12published_position\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x61maged\x18\x03 \x01(\x04\x12\x16\n\x0eparameters_end\x18\x04 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x66reshet/v1/kafka_state.proto\x12\nfreshet.v1\x1a\x1b\x66reshet/v1/parameters.proto\"\x94\x02\n\x0fOutcomeDelivery\x12\x18\n\x10joiner_partition\x18\x02 \x01(\r\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x1c\n\x14impressions_position\x18\x04 \x01(\x04\x12\x17\n\x0f\x63licks_position\x18\x05 \x01(\x04\x12\x19\n\x11impressions_start\x18\x11 \x01(\x04\x12\x14\n\x0c\x63licks_start\x18\x12 \x01(\x04\x12\x12\n\npartitions\x18\x13 \x03(\r\x12\x10\n\x08\x63lock_ms\x18\x14 \x01(\x03\x12\r\n\x05\x65poch\x18\x15 \x01(\x04\x12\r\n\x05\x66\x65nce\x18\x16 \x01(\x08\x12\x16\n\x0e\x63lock_start_ms\x18\x1b \x01(\x03\x12\x11\n\tcatalogue\x18\x1c \x01(\x0c\"\x82\x01\n\rCatalogueMark\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\x13\n\x0b\x63luster_ids\x18\x04 \x03(\r\x12\x17\n\x0fpublished_at_ms\x18\x05 \x01(\x03\x12\x0f\n\x07retired\x18\x06 \x01(\x08\"\xed\x02\n\nJoinerHead\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x16\n\x0esequence_shift\x18\x02 \x01(\x12\x12\x0c\n\x04sent\x18\x03 \x01(\x04\x12\x19\n\x11ledger_partitions\x18\x04 \x01(\r\x12\x41\n\x0eledger_offsets\x18\x05 \x03(\x0b\x32).freshet.v1.JoinerHead.LedgerOffsetsEntry\x12\x1c\n\x14impressions_clock_ms\x18\x06 \x01(\x03\x12\x17\n\x0f\x63licks_clock_ms\x18\x07 \x01(\x03\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x08 \x01(\x04\x12\x12\n\nrecovering\x18\t \x01(\x08\x12\x1c\n\x14impressions_position\x18\n \x01(\x04\x12\x17\n\x0f\x63licks_position\x18\x0b \x01(\x04\x1a\x34\n\x12LedgerOffsetsEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x93\x01\n\x0cOutboxRecord\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x11\n\tpartition\x18\x02 \x01(\r\x12\x10\n\x03key\x18\x03 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\x05value\x18\x04 \x01(\x0cH\x01\x88\x01\x01\x12)\n\x07headers\x18\x05 \x03(\x0b\x32\x18.freshet.v1.OutboxHeaderB\x06\n\x04_keyB\x08\n\x06_value\"+\n\x0cOutboxHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"{\n\x0bLearnerHead\x12\'\n\x04mark\x18\x01 \x01(\x0b\x32\x19.freshet.v1.PartitionMark\x12\x1a\n\x12published_position\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x61maged\x18\x03 \x01(\x04\x12\x16\n\x0eparameters_end\x18\x04 \x01(\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOINERHEAD_LEDGEROFFSETSENTRY']._loaded_options = None
   _globals['_JOINERHEAD_LEDGEROFFSETSENTRY']._serialized_options = b'8\001'
   _globals['_OUTCOMEDELIVERY']._serialized_start=74
-  _globals['_OUTCOMEDELIVERY']._serialized_end=331
-  _globals['_JOINERHEAD']._serialized_start=334
-  _globals['_JOINERHEAD']._serialized_end=699
-  _globals['_JOINERHEAD_LEDGEROFFSETSENTRY']._serialized_start=647
-  _globals['_JOINERHEAD_LEDGEROFFSETSENTRY']._serialized_end=699
-  _globals['_OUTBOXRECORD']._serialized_start=702
-  _globals['_OUTBOXRECORD']._serialized_end=849
-  _globals['_OUTBOXHEADER']._serialized_start=851
-  _globals['_OUTBOXHEADER']._serialized_end=894
-  _globals['_LEARNERHEAD']._serialized_start=896
-  _globals['_LEARNERHEAD']._serialized_end=1019
+  _globals['_OUTCOMEDELIVERY']._serialized_end=350
+  _globals['_CATALOGUEMARK']._serialized_start=353
+  _globals['_CATALOGUEMARK']._serialized_end=483
+  _globals['_JOINERHEAD']._serialized_start=486
+  _globals['_JOINERHEAD']._serialized_end=851
+  _globals['_JOINERHEAD_LEDGEROFFSETSENTRY']._serialized_start=799
+  _globals['_JOINERHEAD_LEDGEROFFSETSENTRY']._serialized_end=851
+  _globals['_OUTBOXRECORD']._serialized_start=854
+  _globals['_OUTBOXRECORD']._serialized_end=1001
+  _globals['_OUTBOXHEADER']._serialized_start=1003
+  _globals['_OUTBOXHEADER']._serialized_end=1046
+  _globals['_LEARNERHEAD']._serialized_start=1048
+  _globals['_LEARNERHEAD']._serialized_end=1171
 # @@protoc_insertion_point(module_scope)

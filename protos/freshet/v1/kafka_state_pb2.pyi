@@ -38,6 +38,7 @@ class OutcomeDelivery(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
     CLOCK_START_MS_FIELD_NUMBER: _builtins.int
+    CATALOGUE_FIELD_NUMBER: _builtins.int
     joiner_partition: _builtins.int
     sequence: _builtins.int
     impressions_position: _builtins.int
@@ -48,6 +49,7 @@ class OutcomeDelivery(_message.Message):
     epoch: _builtins.int
     fence: _builtins.bool
     clock_start_ms: _builtins.int
+    catalogue: _builtins.bytes
     @_builtins.property
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -64,14 +66,54 @@ class OutcomeDelivery(_message.Message):
         epoch: _builtins.int = ...,
         fence: _builtins.bool = ...,
         clock_start_ms: _builtins.int = ...,
+        catalogue: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "epoch", b"epoch", "fence", b"fence", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "epoch", b"epoch", "fence", b"fence", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OutcomeDelivery: _TypeAlias = OutcomeDelivery  # noqa: Y015
+
+@_typing.final
+class CatalogueMark(_message.Message):
+    """A change of the catalogue in the ledger: from here on the facts of an item count on these edges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    ITEM_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_IDS_FIELD_NUMBER: _builtins.int
+    PUBLISHED_AT_MS_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    """Where the items topic has the change."""
+    offset: _builtins.int
+    item_id: _builtins.str
+    published_at_ms: _builtins.int
+    retired: _builtins.bool
+    """The item is taken out; its edges and sums stay."""
+    @_builtins.property
+    def cluster_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        item_id: _builtins.str = ...,
+        cluster_ids: _abc.Iterable[_builtins.int] | None = ...,
+        published_at_ms: _builtins.int = ...,
+        retired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_ids", b"cluster_ids", "item_id", b"item_id", "offset", b"offset", "partition", b"partition", "published_at_ms", b"published_at_ms", "retired", b"retired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CatalogueMark: _TypeAlias = CatalogueMark  # noqa: Y015
 
 @_typing.final
 class JoinerHead(_message.Message):

@@ -44,6 +44,9 @@ class ItemParameters(_message.Message):
     PAST_EXCESS_FIELD_NUMBER: _builtins.int
     HALF_LIFE_MS_FIELD_NUMBER: _builtins.int
     LATEST_MS_FIELD_NUMBER: _builtins.int
+    EDITED_AT_FIELD_NUMBER: _builtins.int
+    PUBLISHED_AT_MS_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
     n: _builtins.int
     """Impressions of the item."""
     s: _builtins.int
@@ -57,6 +60,12 @@ class ItemParameters(_message.Message):
     half_life_ms: _builtins.int
     """Half-life that the row is kept under, and the latest time that an impression in it was shown, in milliseconds."""
     latest_ms: _builtins.int
+    edited_at: _builtins.int
+    """Of an item that the catalogue has changed since the graph's artifact (Kafka only): the ledger position from which
+    on its edges are these, when it was published, and whether it has been taken out of replies since.
+    """
+    published_at_ms: _builtins.int
+    retired: _builtins.bool
     @_builtins.property
     def cluster_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Clusters of the item's edges, ascending."""
@@ -112,10 +121,13 @@ class ItemParameters(_message.Message):
         past_excess: _abc.Iterable[_builtins.int] | None = ...,
         half_life_ms: _builtins.int = ...,
         latest_ms: _builtins.int = ...,
+        edited_at: _builtins.int = ...,
+        published_at_ms: _builtins.int = ...,
+        retired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "epoch", b"epoch", "excess", b"excess", "half_life_ms", b"half_life_ms", "latest_ms", b"latest_ms", "n", b"n", "open", b"open", "past_a", b"past_a", "past_b", b"past_b", "past_d", b"past_d", "past_excess", b"past_excess", "position", b"position", "s", b"s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "edited_at", b"edited_at", "epoch", b"epoch", "excess", b"excess", "half_life_ms", b"half_life_ms", "latest_ms", b"latest_ms", "n", b"n", "open", b"open", "past_a", b"past_a", "past_b", b"past_b", "past_d", b"past_d", "past_excess", b"past_excess", "position", b"position", "published_at_ms", b"published_at_ms", "retired", b"retired", "s", b"s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -145,6 +157,9 @@ class ItemParametersColumns(_message.Message):
     PAST_EXCESS_FIELD_NUMBER: _builtins.int
     HALF_LIFE_MS_FIELD_NUMBER: _builtins.int
     LATEST_MS_FIELD_NUMBER: _builtins.int
+    EDITED_AT_FIELD_NUMBER: _builtins.int
+    PUBLISHED_AT_MS_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
     cluster_ids: _builtins.bytes
     """Little-endian uint32."""
     a: _builtins.bytes
@@ -164,6 +179,12 @@ class ItemParametersColumns(_message.Message):
     past_excess: _builtins.bytes
     half_life_ms: _builtins.int
     latest_ms: _builtins.int
+    edited_at: _builtins.int
+    """Of an item that the catalogue has changed since the graph's artifact (Kafka only): the ledger position from which
+    on its edges are these, when it was published, and whether it has been taken out of replies since.
+    """
+    published_at_ms: _builtins.int
+    retired: _builtins.bool
     def __init__(
         self,
         *,
@@ -183,10 +204,13 @@ class ItemParametersColumns(_message.Message):
         past_excess: _builtins.bytes = ...,
         half_life_ms: _builtins.int = ...,
         latest_ms: _builtins.int = ...,
+        edited_at: _builtins.int = ...,
+        published_at_ms: _builtins.int = ...,
+        retired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "epoch", b"epoch", "excess", b"excess", "half_life_ms", b"half_life_ms", "latest_ms", b"latest_ms", "n", b"n", "open", b"open", "past_a", b"past_a", "past_b", b"past_b", "past_d", b"past_d", "past_excess", b"past_excess", "position", b"position", "s", b"s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "cluster_ids", b"cluster_ids", "d", b"d", "edited_at", b"edited_at", "epoch", b"epoch", "excess", b"excess", "half_life_ms", b"half_life_ms", "latest_ms", b"latest_ms", "n", b"n", "open", b"open", "past_a", b"past_a", "past_b", b"past_b", "past_d", b"past_d", "past_excess", b"past_excess", "position", b"position", "published_at_ms", b"published_at_ms", "retired", b"retired", "s", b"s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -240,6 +264,26 @@ class PartitionMark(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class CataloguePositionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     POSITION_FIELD_NUMBER: _builtins.int
     APPLIED_SEQUENCES_FIELD_NUMBER: _builtins.int
     JOINER_EPOCHS_FIELD_NUMBER: _builtins.int
@@ -247,6 +291,7 @@ class PartitionMark(_message.Message):
     GRAPH_VERSION_FIELD_NUMBER: _builtins.int
     FACTS_APPLIED_FIELD_NUMBER: _builtins.int
     FACTS_UNKNOWN_FIELD_NUMBER: _builtins.int
+    CATALOGUE_POSITIONS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Ledger position that every row of the partition includes, as far as the row's facts are below it."""
     epoch: _builtins.int
@@ -262,6 +307,10 @@ class PartitionMark(_message.Message):
 
     @_builtins.property
     def joiner_epochs(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]: ...
+    @_builtins.property
+    def catalogue_positions(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """By partition of the items topic: changes of the catalogue below this offset have been applied."""
+
     def __init__(
         self,
         *,
@@ -272,10 +321,11 @@ class PartitionMark(_message.Message):
         graph_version: _builtins.str = ...,
         facts_applied: _builtins.int = ...,
         facts_unknown: _builtins.int = ...,
+        catalogue_positions: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequences", b"applied_sequences", "epoch", b"epoch", "facts_applied", b"facts_applied", "facts_unknown", b"facts_unknown", "graph_version", b"graph_version", "joiner_epochs", b"joiner_epochs", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequences", b"applied_sequences", "catalogue_positions", b"catalogue_positions", "epoch", b"epoch", "facts_applied", b"facts_applied", "facts_unknown", b"facts_unknown", "graph_version", b"graph_version", "joiner_epochs", b"joiner_epochs", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
