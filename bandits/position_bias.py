@@ -122,7 +122,7 @@ def _linked(item: Int64, position: Int64, earned: Float64, n_items: int, n_posit
     linked[0] = bool(earning[0].any())
     while True:
         reached = earning[linked].any(axis=0)
-        more = (earning & reached).any(axis=1)
+        more: npt.NDArray[np.bool_] = np.asarray((earning & reached).any(axis=1))
         if (more == linked).all() or not linked[0]:
             return linked
         linked = more

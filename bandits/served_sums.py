@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bandits.policy_settings import PolicySettings
-from bandits.sums import EXCESS, LARGEST, OPEN, PAST_A, PAST_EXCESS, UNIT, A, B, D, Int64
+from bandits.sums import EXCESS, LARGEST, OPEN, PAST_A, PAST_EXCESS, UNIT, A, B, D, Int64, N
 
 Float64 = npt.NDArray[np.float64]
 
@@ -19,7 +19,8 @@ def served_rows(
     """Rows as they are to be scored from.
 
     With the averaged estimator b becomes the sum of w*r, whose mean over a is free of the position (a holds
-    gamma * w). With the diagonal one b grows as d does by what is in flight, so that the mean stays.
+    gamma * w). By what is in flight d grows; b, and a with the averaged estimator, grow as much, so that means that
+    are divided by d stay. Where the averaged estimator has a prior, its mean would not: then a and b do not grow.
 
     Args:
         edge: int64 of shape (m, 3), rows of `Sums.edge`.
@@ -43,13 +44,21 @@ def served_rows(
         scaled = np.rint((rows[:, B] + believed) * growth - believed).astype(np.int64)
         b = np.where(in_flight > 0, np.maximum(scaled, 0), rows[:, B])
         unseen_b = np.rint(settings.prior_mean * served_d).astype(np.int64)
+        a = rows[:, A]
     else:
         excess = _faded(extra[:, EXCESS, None], extra[:, PAST_EXCESS, None], newest, past)[:, 0]
-        b = np.minimum(rows[:, B], LARGEST - excess) + excess
+        a, b = rows[:, A], np.minimum(rows[:, B], LARGEST - excess) + excess
+        if not settings.prior_strength:
+            strength = settings.edge_strength / settings.pooled_mean * UNIT**2
+            growth = (served_d + strength) / np.maximum(d + strength, 1.0)
+            grown = np.where(in_flight > 0, np.rint(a * growth).astype(np.int64), a)
+            # By what a grew after rounding, so that their ratio stays.
+            b = np.where(in_flight > 0, np.rint(b * (grown / np.maximum(a, 1))).astype(np.int64), b)
+            a = grown
         unseen_b = np.full(len(rows), round(settings.prior_mean * UNIT), np.int64)
     # An edge that is in flight and has not counted yet is believed to be what an unseen one is believed to be.
     waiting = ~shown & (in_flight > 0)
-    a = np.where(waiting, 1, rows[:, A])
+    a = np.where(waiting, 1, a)
     return np.column_stack([a, served_d, np.where(waiting, unseen_b, b)]), in_flight
 
 
@@ -63,3 +72,30 @@ def _faded(newest_rows: Int64, past_rows: Int64, newest: Float64, past: Float64)
     faded = np.maximum(np.rint(np.minimum(total, 2.0**62)).astype(np.int64), positive)
     rows: Int64 = np.where(plain[:, None], newest_rows, faded)
     return rows
+
+
+def served_items(item: Int64, edge: Int64, extra: Int64, newest: Float64, past: Float64, owner: Int64) -> Int64:
+    """Impressions and rewards of items as they are to be scored from: without the position and the age of edges.
+
+    Where positions matter or old impressions are forgotten, n becomes the sum of a over the edges of an item, and s
+    that many times the sum of w*r over it: how often the item was looked at by its clusters' users, lately.
+
+    Args:
+        item: int64 of shape (n_items, 2), rows of `Sums.item`.
+        edge: rows of their edges, as in `served_rows`.
+        extra: likewise.
+        newest: as in `served_rows`.
+        past: likewise.
+        owner: int64 of shape (m,), number of the item of each edge among the rows of `item`.
+    """
+    counted = _faded(edge, extra[:, PAST_A:PAST_EXCESS], newest, past)
+    excess = _faded(extra[:, EXCESS, None], extra[:, PAST_EXCESS, None], newest, past)[:, 0]
+    touched = extra[:, EXCESS:].any(axis=1) | (newest != 1.0)
+    size = len(item)
+    looked = np.bincount(owner, counted[:, A], size) / UNIT
+    earned = np.bincount(owner, counted[:, B].astype(np.float64) + excess, size) / UNIT**2
+    changed = (np.bincount(owner, touched, size) > 0) & (looked > 0) & (item[:, N] > 0)
+    impressions = np.maximum(np.rint(looked), 1.0)
+    rewards = np.rint(impressions * earned / np.where(changed, looked, 1.0) * UNIT)
+    served: Int64 = np.where(changed[:, None], np.column_stack([impressions, rewards]), item).astype(np.int64)
+    return served

@@ -72,7 +72,7 @@ class App:
         self.metrics = Metrics()
         self.health = Health()
         self._backend = choose_backend(settings.backend)
-        self.snapshot = Snapshot(self._backend, settings.policy.settings())
+        self.snapshot = Snapshot(self._backend, lambda: self._rules.current.slate.policy)
         self.loop: Loop | None = None
         self._clock_ms = clock_ms
         self._log = make_logger(settings.log.level, settings.log.format)

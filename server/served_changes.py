@@ -9,7 +9,7 @@ import numpy as np
 
 from bandits.forgetting import ageing
 from bandits.policy_settings import PolicySettings
-from bandits.served_sums import served_rows
+from bandits.served_sums import served_items, served_rows
 from bandits.sums import HALF_LIFE, LATEST, Int64
 from streams.change import Change
 
@@ -29,7 +29,8 @@ def served(change: Change, settings: PolicySettings) -> tuple[Change, Int64 | No
         return change, None
     newest, past = ageing(change.time_rows[:, LATEST], change.time_rows[:, HALF_LIFE], change.now_ms)
     degrees = np.diff(change.graph.item_ptr)[change.items]
-    rows, in_flight = served_rows(
-        change.edge_rows, change.extra_rows, np.repeat(newest, degrees), np.repeat(past, degrees), settings
-    )
-    return replace(change, edge_rows=rows, extra_rows=None, time_rows=None), in_flight
+    owner = np.repeat(np.arange(len(change.items)), degrees)
+    kept = (change.edge_rows, change.extra_rows, newest[owner], past[owner])
+    rows, in_flight = served_rows(*kept, settings)
+    items = served_items(change.item_rows, *kept, owner)
+    return replace(change, edge_rows=rows, item_rows=items, extra_rows=None, time_rows=None), in_flight

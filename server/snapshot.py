@@ -142,6 +142,26 @@ class Parameters:
             slate = fill_compiled(slates, items, context, policy, slate_size=slate_size, seed=seed, redraws=redraws)
             return slate, self.position
 
+    def fill_around(
+        self, context: Context, *, mode: str, slate_size: int, seed: int, rules: SlateRules
+    ) -> tuple[Int32, FilledSlate, int, int] | None:
+        """A slate of the items around a user; None where the mode has no compiled loops.
+
+        Returns:
+            The chosen items, int32, of which the slate is; how many candidates there were; the position.
+        """
+        policy = rules.compiled.get(mode) if self.compiles else None
+        if policy is None:
+            return None
+        with self._lock:
+            chosen, (score, mean, width, propensity), explored, count = self.compiled_slates().fill_around(
+                context, policy, slate_size=slate_size, seed=seed, draws=rules.draws_for
+            )
+            position = self.position
+        order = np.arange(len(chosen))
+        slate = FilledSlate(order, score, mean, width, propensity, explored, policy.estimated)
+        return chosen.astype(np.int32), slate, count, position
+
     def fill_held(
         self, items: Int32, context: Context, *, mode: str, slate_size: int, seed: int, rules: SlateRules
     ) -> FilledSlate:
@@ -220,9 +240,9 @@ class Parameters:
 class Snapshot:
     """The current parameters, replaced as a whole when the graph is switched."""
 
-    def __init__(self, backend: Backend, policy: PolicySettings | None = None) -> None:
+    def __init__(self, backend: Backend, policy: Callable[[], PolicySettings] = PolicySettings) -> None:
         self._backend = backend
-        self._policy = policy or PolicySettings()
+        self._policy = policy
         self._current: Parameters | None = None
 
     @property
@@ -237,7 +257,7 @@ class Snapshot:
             ValueError: a partial change of a graph that is not the current one.
         """
         current = self._current
-        change, in_flight = served(change, self._policy)
+        change, in_flight = served(change, self._policy())
         if change.full:
             self._publish(Parameters.of(change, self._backend, in_flight))
         elif current is not None and current.graph is change.extends:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bandits.graph import Graph, Int64
+from bandits.graph import Graph, Int32, Int64
 from bandits.outcomes import IMPRESSIONS_TOPIC, Outcomes
 from bandits.sums import UNIT
 from freshet.v1 import events_pb2
@@ -52,7 +52,7 @@ class JoinedRows:
             impression: the impression at a place of the source log and when it was taken, None if it is gone.
             click: the click at a place of the source log, None if it is gone.
         """
-        columns = (
+        columns: tuple[Int32 | Int64, ...] = (
             outcomes.item,
             outcomes.impressions,
             outcomes.reward,

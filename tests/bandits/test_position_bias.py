@@ -13,7 +13,7 @@ from bandits.joiner import Joiner
 from bandits.learner import Learner
 from bandits.policies import PolicySettings, estimate
 from bandits.position_bias import estimate_gammas
-from bandits.served_sums import served_rows
+from bandits.served_sums import served_items, served_rows
 from bandits.simulator.clicks import PositionBased
 from bandits.slates import pick
 from bandits.sums import EXCESS, Sums
@@ -170,6 +170,20 @@ def test_without_gammas_what_is_served_is_what_was_learned(estimator: str) -> No
     rows, in_flight = served_rows(learner.sums.edge, extra, ones, 0 * ones, settings)
     assert rows.tolist() == learner.sums.edge.tolist()
     assert not in_flight.any()
+
+
+def test_items_are_served_by_how_often_they_were_looked_at() -> None:
+    """n and s of an item, which the modes with priors start from, have the true order too."""
+    items, _, clicked = shown(4_000, seed=7)
+    sums = learned(JoinRule(position_gammas=GAMMA), items, clicked).sums
+    extra, _ = sums.with_extra()
+    ones, owner = np.ones(len(extra)), np.repeat(np.arange(6), 2)
+    told = served_items(sums.item, sums.edge, extra, ones, 0 * ones, owner)
+    assert np.abs(told[:, 1] / UNIT / told[:, 0] / THETA - 1).max() < 0.15
+    assert (told[:, 0] < sums.item[:, 0]).all()
+    plain = learned(JoinRule(), items, clicked).sums
+    extra, _ = plain.with_extra()
+    assert served_items(plain.item, plain.edge, extra, ones, 0 * ones, owner).tolist() == plain.item.tolist()
 
 
 def test_a_click_learns_with_the_gamma_of_its_impression() -> None:

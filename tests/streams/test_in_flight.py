@@ -163,9 +163,17 @@ def test_servers_see_a_narrower_width_and_the_same_mean(tmp_path: Path, estimato
     """What is in flight counts for the width alone; an item that is on its way for the first time is not unseen."""
     clock = Clock()
     policy = PolicySettings(estimator=estimator)  # type: ignore[arg-type]
-    snapshot = Snapshot(choose_backend("numpy"), policy)
+    snapshot = Snapshot(choose_backend("numpy"), lambda: policy)
     loop = started(tmp_path, snapshot.apply, rule=AT_CLOSE, clock_ms=clock)
     user = Context(np.array([1, 2], np.int32), np.array([0.5, 0.25]))
+
+    def centred_mean() -> float:
+        """Of the mode with priors, from what is learned of the edges alone."""
+        parameters = snapshot.current
+        assert parameters is not None
+        sums = parameters.gather(parameters.graph.lookup(["item-1"]), user).sums
+        strength = policy.edge_strength / policy.pooled_mean
+        return float((sums.b - sums.a * 0.1)[0, 0] / (sums.d[0, 0] + strength))
 
     def scores() -> tuple[list[float], list[float], float]:
         parameters = snapshot.current
@@ -184,12 +192,15 @@ def test_servers_see_a_narrower_width_and_the_same_mean(tmp_path: Path, estimato
     clock.now_ms += WINDOW_MS + 1
     settle(offer(loop, shown("s", "item-3")))
     counted, closed, flying = scores()
+    centred = centred_mean()
     assert counted[0] > 0
     assert closed == pytest.approx([1.0, 1.0])
     settle(offer(loop, shown("t", "item-1")))
     both, narrower, _ = scores()
     assert both == pytest.approx(counted)
     assert narrower[0] == pytest.approx(1 / np.sqrt(2))
+    if estimator == "averaged":
+        assert centred_mean() == pytest.approx(centred, rel=1e-3)
     loop.stop(grace_s=10)
 
 
