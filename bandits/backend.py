@@ -34,8 +34,13 @@ class Backend(Protocol):
         """
 
 
-def choose_backend(name: str = "auto") -> Backend:
+def choose_backend(name: str = "auto", *, extended: bool = False) -> Backend:
     """Backend by name; "auto" takes the fastest that this machine has.
+
+    Args:
+        name: "auto", "numba" or "numpy".
+        extended: True if facts will open and close impressions, or have positions or an age: what that needs is
+            compiled now, so that no feedback waits for it.
 
     Raises:
         ValueError: no backend has this name.
@@ -46,5 +51,5 @@ def choose_backend(name: str = "auto") -> Backend:
         # Numba takes half a second to import and compiles on first use: only who needs it pays.
         from bandits.backend_numba import NumbaBackend
 
-        return NumbaBackend()
+        return NumbaBackend(extended=extended)
     raise ValueError(f'backend: expected "auto", "numba" or "numpy", got "{name}"')

@@ -17,7 +17,7 @@ class NumbaBackend:
 
     name = "numba"
 
-    def __init__(self) -> None:
+    def __init__(self, *, extended: bool = False) -> None:
         # The first caller, whose feedback must be served within a second, must not wait for the compiler.
         graph = build_graph(
             version="warm-up", centroids=[], n_clusters=1, item_ids=["item"], edge_item=[0], edge_cluster=[0]
@@ -27,6 +27,8 @@ class NumbaBackend:
         sums = Sums.zeros(graph)
         self.add(graph, sums, facts)
         self.gather(graph, sums, first, Context(first, np.ones(1)))
+        if extended:
+            self._add_extended(graph, sums, facts)
 
     def add(self, graph: Graph, sums: Sums, facts: Facts) -> None:
         """See `Backend.add`."""

@@ -138,6 +138,11 @@ class JoinRule:
         return self.resolution == "at_close"
 
     @property
+    def extends_facts(self) -> bool:
+        """Whether facts open and close impressions, or have positions or an age."""
+        return self.at_close or bool(self.position_gammas) or self.half_life_ms > 0
+
+    @property
     def keeps_rewards(self) -> bool:
         """Whether a row must know what it has earned."""
         return self.at_close or self.several_count

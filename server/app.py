@@ -71,7 +71,7 @@ class App:
         self.version = installed_version("freshet")
         self.metrics = Metrics()
         self.health = Health()
-        self._backend = choose_backend(settings.backend)
+        self._backend = choose_backend(settings.backend, extended=settings.join.rule().extends_facts)
         self.snapshot = Snapshot(self._backend, lambda: self._rules.current.slate.policy)
         self.loop: Loop | None = None
         self._clock_ms = clock_ms

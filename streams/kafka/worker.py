@@ -108,7 +108,7 @@ class Worker:
             consumer=self._consumer,
             sender=sender,
             disk=DiskThreads(),
-            backend=choose_backend(settings.backend),
+            backend=choose_backend(settings.backend, extended=settings.rule.extends_facts),
             ledger_partitions=counts[names.outcomes],
             item_partitions=ItemPartitions(counts[names.outcomes]),
         )
