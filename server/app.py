@@ -212,8 +212,8 @@ class App:
 
     def _make_watch(self, changes: GraphChanges) -> GraphWatch | None:
         settings, loop = self.settings, self.loop
-        if not settings.graph_watch_s or settings.graph_dir is None or loop is None:
-            return None
+        if not settings.graph_watch_s or settings.graph_dir is None or loop is None or settings.kafka.bootstrap:
+            return None  # on Kafka the loop follows the workers
         return GraphWatch(
             settings.graph_dir,
             interval_s=settings.graph_watch_s,

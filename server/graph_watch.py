@@ -10,17 +10,15 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
-from bandits.artifact import MANIFEST, DamagedGraph, read_manifest
+from bandits.artifact import DamagedGraph, read_manifest
 from server.errors import Refused
 from server.graph_changes import GraphChanges
 from server.metrics import Metrics
+from streams.artifact_dir import Signature, artifacts
 from streams.embedded import LoopFailed
 from streams.store import StoreError
 
 OVERLAP = "overlap"  # folder within an artifact: the map that sums are inherited through
-_MAX_ARTIFACTS = 10_000  # of one look
-
-Signature = tuple[tuple[str, int, int], ...]
 
 
 class GraphWatch:
@@ -70,7 +68,7 @@ class GraphWatch:
 
     def look(self) -> None:
         """Look once, and load what is new and has not changed since the look before."""
-        newest = self._newest()
+        newest = next(iter(artifacts(self._directory)), None)
         if newest is None or newest == self._handled:
             return
         name, _ = newest
@@ -87,20 +85,6 @@ class GraphWatch:
                 self.look()
             except OSError as error:
                 self._log.warning("graph_dir cannot be read", error=str(error))
-
-    def _newest(self) -> tuple[str, Signature] | None:
-        """Name and files of the artifact whose manifest was written last."""
-        found: list[tuple[int, str]] = []
-        for at, folder in enumerate(self._directory.iterdir()):
-            manifest = folder / MANIFEST
-            if at < _MAX_ARTIFACTS and not folder.name.startswith(".") and manifest.is_file():
-                found.append((manifest.stat().st_mtime_ns, folder.name))
-        if not found:
-            return None
-        _, name = max(found)
-        files = [path for path in (self._directory / name).rglob("*") if path.is_file()]
-        states = [(str(path), path.stat()) for path in sorted(files)]
-        return name, tuple((path, state.st_size, state.st_mtime_ns) for path, state in states)
 
     def _was_in_force(self, name: str) -> bool:
         try:

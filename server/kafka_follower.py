@@ -68,6 +68,10 @@ class ParameterFollower:
         self._waiting: dict[int, dict[str, bytes]] = {}  # rows of edited items, by partition, until the next mark
         self._edited: dict[str, int] = {}  # from which ledger position on the edges of an item are as they are
         self._edited_up_to: dict[int, int] = {}
+        self._versions: dict[int, str] = {}  # artifact that the rows of a partition are written under
+        self._went_on: dict[int, tuple[int, str]] = {}  # since when, by the broker's clock
+        self._epochs: dict[int, int] = {}
+        self._caught_up = False
         self._fading = Fading()
         self._marks: dict[int, int] = {}
         self._lock = threading.Lock()
@@ -154,7 +158,10 @@ class ParameterFollower:
             while not self._stopping.is_set():
                 if behind:
                     behind = {tp for tp in behind if consumer.position(tp) < ends[tp]}
-                if not behind and not self._ready.is_set():
+                self._caught_up = self._caught_up or not behind
+                # Not before all partitions are of this artifact: a reply is of one graph.
+                whole = not any(self._is_foreign(tp.partition) for tp in tps)
+                if not behind and whole and not self._ready.is_set():
                     self._hand_over_all()
                 self._take(consumer.poll(timeout_ms=_POLL_MS, max_records=_RECORDS_PER_POLL))
         finally:
@@ -206,8 +213,12 @@ class ParameterFollower:
             waiting = self._waiting.setdefault(tp.partition, {})
             for record in records:
                 key, value = record.key or b"", record.value
-                if key == MARK_BYTE and value is not None:
+                if key[:1] == MARK_BYTE and value is not None:
                     mark = parameters_pb2.PartitionMark.FromString(value)
+                    self._follow_version(tp.partition, mark, record.timestamp, waiting)
+                if self._is_foreign(tp.partition):
+                    continue
+                if key == MARK_BYTE and value is not None:
                     marks[tp.partition] = max(marks.get(tp.partition, 0), mark.position)
                     # What was published together comes into force together, so that versions mean one graph.
                     ready |= self._settle(tp.partition, waiting)
@@ -252,6 +263,30 @@ class ParameterFollower:
                 continue
             changed.append(self._place([name], [value]))
         return np.unique(np.concatenate(changed)) if changed else np.empty(0, np.int32)
+
+    @property
+    def other_version(self) -> str:
+        """The artifact that workers have gone on to last, if it is another; empty while that is not known."""
+        if not self._caught_up or not self._went_on:
+            return ""
+        _, version = max(self._went_on.values())
+        return "" if version == self.base_version else version
+
+    def _follow_version(
+        self, partition: int, mark: parameters_pb2.PartitionMark, at_ms: int, waiting: dict[str, bytes]
+    ) -> None:
+        """Note under which artifact a partition is written from here on."""
+        if mark.epoch < self._epochs.get(partition, 0):
+            return  # of an owner that had been replaced
+        self._epochs[partition] = mark.epoch
+        if mark.graph_version and self._versions.get(partition) != mark.graph_version:
+            self._versions[partition] = mark.graph_version
+            self._went_on[partition] = (at_ms, mark.graph_version)
+            waiting.clear()  # what was edited under another artifact was edited onto that
+
+    def _is_foreign(self, partition: int) -> bool:
+        """Whether rows of a partition are those of another artifact."""
+        return self._versions.get(partition, self.base_version) != self.base_version
 
     def _settle(self, partition: int, waiting: dict[str, bytes]) -> dict[str, bytes]:
         """Rows of edited items that a mark has come for."""

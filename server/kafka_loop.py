@@ -6,9 +6,12 @@ Invariants: a future is done when the broker has the events, not when they have 
 so freezing and other artifacts are refused with the reason; the broker's absence never stops the serving.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -20,6 +23,8 @@ from freshet.v1 import events_pb2
 from server.errors import Refused
 from server.kafka_follower import ParameterFollower
 from server.kafka_producer import FeedbackProducer
+from server.logs import make_logger
+from streams.artifact_dir import load_version
 from streams.change import Change
 from streams.embedded import LoopFailed, LoopLimits, LoopStatus, QueueFull
 from streams.graph_switching import GraphSwitch
@@ -29,6 +34,7 @@ from streams.topics import TopicNames
 _TAKEN_S = 10.0
 _IN_FORCE_S = 10.0
 _LOOK_S = 0.01
+_LOOK_FOR_GRAPHS_S = 0.2
 
 
 class KafkaLoop:
@@ -39,6 +45,7 @@ class KafkaLoop:
         prefix: first part of all topic names.
         limits: bounds of what waits for the broker.
         graph: the graph that the workers learn under.
+        graph_dir: where artifacts are found that workers go on to.
         on_change: as in the embedded loop; called from the follower's thread.
         log: where it is told that the broker is away; None = standard error.
     """
@@ -50,11 +57,20 @@ class KafkaLoop:
         prefix: str,
         limits: LoopLimits,
         graph: Graph,
+        graph_dir: Path | None = None,
         on_change: Callable[[Change], None],
         log: FilteringBoundLogger | None = None,
     ) -> None:
         names = TopicNames(prefix)
-        self._follower = ParameterFollower(bootstrap, names=names, graph=graph, on_change=on_change, log=log)
+        self._log = log or make_logger()
+        self._graph_dir = graph_dir
+        self._on_change = on_change
+        self._writing = threading.Lock()
+        self._stopping = threading.Event()
+        self._make = partial(ParameterFollower, bootstrap, names=names, log=self._log)
+        self._follower = self._made(graph)
+        self._next: ParameterFollower | None = None
+        self._switching = threading.Thread(target=self._follow_graphs, name="freshet-kafka-graphs", daemon=True)
         self._producer = FeedbackProducer(
             bootstrap,
             names=names,
@@ -71,15 +87,26 @@ class KafkaLoop:
     def start(self) -> None:
         """Begin to follow; the first change comes when the parameters have been read to their end."""
         self._follower.start()
+        if self._graph_dir is not None:
+            self._switching.start()
 
     def stop(self, *, grace_s: float) -> None:
         """Send what was accepted, stop following."""
+        self._stopping.set()
+        if self._switching.is_alive():
+            self._switching.join()
         self._producer.stop(grace_s=grace_s)
-        self._follower.stop()
+        for follower in (self._follower, self._next):
+            if follower is not None:
+                follower.stop()
 
     def wait_until_ready(self, timeout_s: float) -> bool:
         """Wait until the snapshot has been filled."""
-        return self._follower.wait_until_ready(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            if self._follower.wait_until_ready(_LOOK_S):
+                return True
+        return False
 
     def offer_impressions(self, batch: events_pb2.ImpressionBatch) -> "Future[None]":
         """Send validated impressions.
@@ -108,7 +135,7 @@ class KafkaLoop:
         Raises:
             LoopFailed: always.
         """
-        raise LoopFailed("in Kafka mode the graph is changed by restarting workers and servers with it")
+        raise LoopFailed("in Kafka mode a graph is placed in the graph_dir of workers and servers")
 
     def has_graph(self, version: str) -> bool:
         """Whether a version is in force."""
@@ -144,6 +171,49 @@ class KafkaLoop:
                 raise Refused(grpc.StatusCode.UNAVAILABLE, message, reason="workers_behind")
             time.sleep(_LOOK_S)
         return self._follower.graph
+
+    def _made(self, graph: Graph) -> ParameterFollower:
+        """A follower under a graph; from when it is ready it hands over, and the one before no more."""
+
+        def hand_over(change: Change) -> None:
+            with self._writing:
+                if change.full and follower is self._next:
+                    self._log.info("another graph", version=change.graph.version)
+                    self._follower, self._next = follower, None
+                if follower is self._follower:
+                    self._on_change(change)
+
+        follower = self._make(graph=graph, on_change=hand_over)
+        return follower
+
+    def _follow_graphs(self) -> None:
+        """Follow the workers to another artifact: read everything under it, and then serve that."""
+        told = ""
+        while not self._stopping.wait(_LOOK_FOR_GRAPHS_S):
+            current, begun = self._follower, self._next
+            wanted = (begun or current).other_version
+            if not wanted or self._graph_dir is None:
+                continue
+            try:
+                graph = load_version(self._graph_dir, wanted)
+            except (ValueError, OSError) as error:
+                graph, reason = None, str(error)
+            else:
+                reason = f"graph_dir has no artifact of version {wanted}"
+            if graph is None:
+                if told != reason:
+                    self._log.error("workers learn under another graph", reason=reason)
+                    told = reason
+                continue
+            if begun is not None:
+                begun.stop()
+            with self._writing:
+                self._next = self._made(graph)
+            self._next.start()
+            while not (self._next is None or self._next.other_version or self._stopping.wait(_LOOK_S)):
+                pass
+            if self._next is None:
+                current.stop()
 
     def state_hash(self) -> str:
         """Hash of all rows followed so far."""

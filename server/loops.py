@@ -93,6 +93,7 @@ def make_loop(
         prefix=settings.kafka.prefix,
         limits=settings.loop.limits(),
         graph=graph,
+        graph_dir=settings.graph_dir,
         on_change=on_change,
         log=log,
     )

@@ -17,6 +17,11 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
 @click.option("--group", default="", help="Consumer group; all workers that share the work have the same.")
 @click.option("--name", default="worker-0", show_default=True, help="Of this worker; kept over restarts.")
 @click.option("--graph", required=True, type=click.Path(path_type=Path), help="Graph artifact; the same for all.")
+@click.option(
+    "--graph-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Watched: the newest artifact there is learned under instead of --graph.",
+)
 @click.option("--data-dir", required=True, type=click.Path(path_type=Path), help="Stores; one worker at a time.")
 @click.option("--backend", type=click.Choice(["auto", "numba", "numpy"]), help="What adds the facts.")
 @click.option(

@@ -10,7 +10,7 @@ Invariants:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import structlog
@@ -62,8 +62,7 @@ async def recover(partition: LearnerPartition, reader: LogReader, *, generation:
     partition.epoch = max(generation, head.mark.epoch + 1)
     if has_store:
         partition.take_mark(head.mark)
-        if head.mark.graph_version == partition.shared.base_version:
-            _attach(partition, partition.store.scan(EDITED))
+        _attach(partition, partition.store.scan(EDITED), head.mark.graph_version)
         restore_rows(partition.store, learner, ROW)
     tp = TP(partition.around.names.parameters, partition.number)
     before = (await reader.bounds([tp]))[tp]
@@ -149,18 +148,34 @@ def _place(partition: LearnerPartition, topic: _Topic) -> None:
 
 
 def _place_edited(partition: LearnerPartition, topic: _Topic) -> None:
-    """Attach items as their rows say, if these were written under the artifact in force; place the rows again."""
-    same = topic.mark is not None and topic.mark.graph_version == partition.shared.base_version
-    if same and topic.edited:
-        _attach(partition, ((name.encode(), value) for name, value in topic.edited.items()))
+    """Attach items as their rows say, and place the rows again."""
+    if topic.mark is not None and topic.edited:
+        rows = ((name.encode(), value) for name, value in topic.edited.items())
+        _attach(partition, rows, topic.mark.graph_version)
         topic.names, topic.values = [*topic.edited], [*topic.edited.values()]
         _place(partition, topic)
 
 
-def _attach(partition: LearnerPartition, items: Iterable[tuple[bytes, bytes]]) -> None:
+def _attach(partition: LearnerPartition, items: Iterable[tuple[bytes, bytes]], version: str) -> None:
+    """Attach items as the catalogue had them under a version.
+
+    Another artifact says itself where its items are attached; of the catalogue's changes those stay that it knows
+    nothing of: further items, and that items were retired.
+    """
+    shared = partition.shared
     edited = {name.decode(): Edited.from_bytes(value) for name, value in items}
+    if version != shared.base_version:
+        graph, kept = shared.graph, dict[str, Edited]()
+        for name, one in edited.items():
+            number = int(graph.lookup([name], retired=True)[0])
+            if number >= 0 and one.retired:
+                row = graph.edge_cluster[graph.item_ptr[number] : graph.item_ptr[number + 1]]
+                kept[name] = replace(one, clusters=tuple(row.tolist()))
+            elif number < 0 and max(one.clusters, default=-1) < graph.n_clusters:
+                kept[name] = one
+        edited = kept
     if edited:
-        partition.shared.edit(edited, position=0)
+        shared.edit(edited, position=0)
 
 
 def _check_graph(partition: LearnerPartition, mark: parameters_pb2.PartitionMark) -> None:
@@ -175,8 +190,8 @@ def _check_graph(partition: LearnerPartition, mark: parameters_pb2.PartitionMark
     for name in np.array(known, dtype=object)[gone].tolist():
         batch.delete(ROW, name.encode())
     for name, _ in partition.store.scan(EDITED):
-        batch.delete(EDITED, name)
-    partition.catalogue_positions = {}  # the catalogue's changes come again, onto the new artifact
+        if name.decode() not in partition.shared.edited:
+            batch.delete(EDITED, name)
     partition.store.write(batch)
     partition.head.published_position = 0
 

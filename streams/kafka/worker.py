@@ -18,8 +18,10 @@ import faust
 import structlog
 from faust.types import TP
 
-from bandits.artifact import load_graph
+from bandits.artifact import DamagedGraph, load_graph
 from bandits.backend import choose_backend
+from bandits.graph import Graph
+from streams.artifact_dir import NewestGraph
 from streams.kafka import joiner_recovery, learner_recovery
 from streams.kafka.catalogue_bridge import bridge
 from streams.kafka.chunk import Chunk, ChunkSchema
@@ -84,6 +86,8 @@ class Worker:
         self._around: Surroundings | None = None
         self._shared: SharedSums | None = None
         self._progress: dict[TP, tuple[int, float]] = {}
+        self._newest: NewestGraph | None = None
+        self._assignments = 0
         self.app = self._make_app()
 
     async def start(self) -> None:
@@ -95,7 +99,8 @@ class Worker:
             KafkaError: no broker answers.
         """
         settings, names = self.settings, self._names
-        graph = load_graph(settings.graph)
+        self._newest = NewestGraph(settings.graph_dir) if settings.graph_dir else None
+        graph = (self._newest and self._newest.first()) or load_graph(settings.graph)
         self._lock = lock_folder(settings.data_dir)
         sender = Sender(settings.bootstrap, client_id=settings.name, request_timeout_ms=settings.request_timeout_ms)
         await sender.start()
@@ -114,11 +119,14 @@ class Worker:
         )
         self._shared = SharedSums.empty(graph, counts[names.outcomes], self._around.backend)
         await self.app.start()
-        self._watching = asyncio.ensure_future(self._guard(self._watch()))
+        self._watching = [
+            asyncio.ensure_future(self._guard(work)) for work in (self._watch(), self._follow_graphs())
+        ]
 
     async def stop(self) -> None:
         """Leave the group and close the stores; what is not committed is read again by whoever comes next."""
-        self._watching.cancel()
+        for task in self._watching:
+            task.cancel()
         await self._let_go()
         await self.app.stop()
         if self._around:
@@ -204,6 +212,7 @@ class Worker:
         await self._let_go()
 
     async def _assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:
+        self._assignments += 1
         await self._let_go()
         task = asyncio.ensure_future(self._guard(self._take_on(set(assigned), self.app.consumer_generation_id)))
         self._tasks.append(task)
@@ -279,6 +288,34 @@ class Worker:
 
     def _wanted(self) -> list[TP]:
         return [tp for tp, partition in self._owned.items() if partition.wants(tp)]
+
+    # --- the graph ----------------------------------------------------------------------------------------------
+
+    async def _follow_graphs(self) -> None:
+        """Go on under the newest graph that is placed in the directory."""
+        newest = self._newest
+        while newest is not None:
+            await asyncio.sleep(self.settings.graph_watch_s)
+            try:
+                in_force = self._shared.base_version if self._shared else ""
+                graph = await asyncio.to_thread(newest.look, in_force)
+            except (DamagedGraph, OSError) as error:
+                log.error("graph refused", reason=str(error))
+                continue
+            if graph is not None:
+                await self._switch(graph)
+
+    async def _switch(self, graph: Graph) -> None:
+        """Begin anew with the same partitions: recovering under another graph keeps the sums of edges in both."""
+        around, owned, assignments = self._around, set(self._owned), self._assignments
+        if around is None:
+            return
+        log.info("another graph", version=graph.version)
+        self._shared = SharedSums.empty(graph, around.ledger_partitions, around.backend)
+        await self._let_go()
+        if owned and assignments == self._assignments:  # else the new assignment takes them on
+            task = asyncio.ensure_future(self._guard(self._take_on(owned, self.app.consumer_generation_id)))
+            self._tasks.append(task)
 
     # --- watching -----------------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ class WorkerSettings:
         name: of this worker, kept over restarts: partitions whose state is on its disk come back to it.
         data_dir: the stores, one for each partition; one worker at a time.
         graph: artifact of the graph; the same for all workers.
+        graph_dir: the newest artifact placed here is learned under instead, from when it is; None = `graph` it is.
+        graph_watch_s: seconds between looks into it.
         backend: adds the facts: "auto", "numba" or "numpy".
         rule: the join rule; the same for all workers.
         static_member: a worker that comes back under its name within a session takes its partitions over at once;
@@ -40,6 +42,8 @@ class WorkerSettings:
     name: str = "worker"
     prefix: str = "freshet"
     group: str = ""
+    graph_dir: Path | None = None
+    graph_watch_s: float = 1.0
     backend: str = "auto"
     rule: JoinRule = field(default_factory=JoinRule)
     static_member: bool = True

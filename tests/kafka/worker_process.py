@@ -27,4 +27,8 @@ if __name__ == "__main__":
     largest = given.pop("largest_file_bytes", None)
     if largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    run_worker(WorkerSettings(**given | {name: Path(given[name]) for name in ("graph", "data_dir")}))
+    run_worker(
+        WorkerSettings(
+            **given | {name: Path(given[name]) for name in ("graph", "graph_dir", "data_dir") if name in given}
+        )
+    )
