@@ -10,6 +10,7 @@ from numba import njit
 from bandits.draws import COARSE, COARSE_REDRAWS, OPTIMISM_REDRAWS
 from bandits.numba_draws import coarse_word, key_bits, stream_key
 from bandits.numba_memory import pointer
+from bandits.numba_retrieval import retrieve
 from bandits.numba_scores import POLICY, RANDOMIZED, THOMPSON_MODE, score_candidates
 from bandits.numba_slates import pick_slate, position_probability, tie_group
 from bandits.policies import STEADY
@@ -49,6 +50,39 @@ def fill_slate(  # type: ignore[no-untyped-def]
         pointer(width),
         pointer(keys),
     )
+    return pick_filled(score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws, head, band)
+
+
+@njit
+def fill_around(  # type: ignore[no-untyped-def]
+    view, around, attached, attached_ends, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws,
+    head, band, place, room,
+):  # fmt: skip
+    """One slate of the items around a user: as `fill_slate`, after `bandits.numba_retrieval.retrieve`.
+
+    Returns the chosen items' numbers instead of candidates, and how many candidates there were. `head` and `band`
+    are of as many candidates as there turn out to be: to be told how many, call with `size` 0, which picks nothing.
+    """
+    items, score, mean, width, keys = retrieve(
+        pointer(view), pointer(around), attached, attached_ends, clusters, weights, pointer(policy),
+        pointer(quantiles), seed, place, room,
+    )  # fmt: skip
+    n = len(items)
+    if size == 0 or n == 0:
+        return np.empty(0, np.int64), np.empty((4, 0)), np.empty(0, np.bool_), n
+    chosen, numbers, explored = pick_filled(
+        score, mean, width, keys, policy, quantiles, seed, min(size, n), min(top_m, n), share, redraws, head, band
+    )
+    for slot in range(len(chosen)):
+        chosen[slot] = items[chosen[slot]]
+    return chosen, numbers, explored, n
+
+
+@njit
+def pick_filled(  # type: ignore[no-untyped-def]
+    score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws, head, band
+):
+    """A slate of scored candidates; returns as `fill_slate`."""
     chosen, explored, numbers = np.empty(size, np.int64), np.empty(size, np.bool_), np.empty((4, size))
     propensity = numbers[PROPENSITY]
     pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored)

@@ -66,70 +66,70 @@ def score_candidates(view, items, n, clusters, k, weights, policy, quantiles, se
                 store(found, (i % _SLOTS) * k + c, at)
         i = step - 3 * _AHEAD
         if i >= 0:
-            j = load(items, i)
+            j, first = load(items, i), (i % _SLOTS) * k
+            of_one = item_mean(of_item, j, policy) if randomized else 0.0
+            total, square, blank = 0.0, 0.0, 0.0
+            for c in range(k):
+                at = load(found, first + c)
+                if at >= 0:
+                    total, square, blank = add_edge(
+                        of_edge, at, load(weights, c), policy, randomized, of_one, total, square, blank
+                    )
             key = load(hashes, 2 * j)
-            if randomized:
-                shown, rewards = load(of_item, 2 * j) * 1.0, load(of_item, 2 * j + 1) * _SCALE_1
-                first = (i % _SLOTS) * k
-                at_mean, at_width = _estimate_centred(found, first, of_edge, k, weights, policy, shown, rewards)
-                draw = np.int64(key_bits(offset, factor, key) >> _TOP_16)
-                drawn = STEADY + (1.0 - STEADY) * load(quantiles, COARSE + draw)
-                store(mean, i, at_mean)
-                store(width, i, at_width)
-                store(keys, i, key)
-                store(score, i, at_mean + load(policy, 8) * drawn * at_width)
-                continue
-            at_mean, at_width, unseen = _estimate(found, (i % _SLOTS) * k, of_edge, k, weights, policy)
-            store(mean, i, at_mean)
-            store(width, i, np.inf if unseen else at_width)
+            settle(i, total, square, blank, policy, quantiles, offset, factor, key, score, mean, width)
             store(keys, i, key)
-            store(score, i, _score(at_mean, at_width, unseen, policy, offset, factor, key))
     return len(found_array)  # keeps the array alive until here
 
 
 @njit(inline="always")
-def _estimate(found, first, of_edge, k, weights, policy):  # type: ignore[no-untyped-def]
-    """`bandits.policies.estimate` of one candidate."""
-    prior_mean, strength = load(policy, 3), load(policy, 4)
-    diagonal, infinite = load(policy, 5) != 0.0, load(policy, 6) != 0.0
-    pull = prior_mean * strength
-    total, square, blank = 0.0, 0.0, 0.0
-    for c in range(k):
-        at = load(found, first + c)
-        if at >= 0:
-            w = load(weights, c)
-            a, d, b = load(of_edge, 3 * at), load(of_edge, 3 * at + 1), load(of_edge, 3 * at + 2)
-            if d > 0 or strength > 0.0:
-                inverse = 1.0 / (d * _SCALE_2 + strength)
-                divisor = inverse if diagonal else 1.0 / (a * _SCALE_1 + strength)
-                total += (b * _SCALE_2 + pull) * divisor * w
-                square += inverse * (w * w)
-            if d == 0:
-                blank += w
-    if blank > 0.0 and strength == 0.0 and prior_mean != 0.0:
-        total += prior_mean * blank
-    return total, math.sqrt(square), blank > 0.0 and infinite
+def item_mean(of_item, item, policy):  # type: ignore[no-untyped-def]
+    """The item's own mean of `bandits.policies.estimate_centred`."""
+    item_strength = load(policy, 10)
+    n, s = load(of_item, 2 * item) * 1.0, load(of_item, 2 * item + 1) * _SCALE_1
+    return (s + item_strength) / (n + item_strength / load(policy, 11))
 
 
 @njit(inline="always")
-def _estimate_centred(found, first, of_edge, k, weights, policy, n, s):  # type: ignore[no-untyped-def]
-    """`bandits.policies.estimate_centred` of one candidate."""
-    edge_strength, item_strength, m = load(policy, 9), load(policy, 10), load(policy, 11)
-    of_item = (s + item_strength) / (n + item_strength / m)
-    towards = 0.5 * edge_strength * (1.0 - of_item / m)
-    strength, lowest = edge_strength / m, LOWEST_RATE * m
-    total, square = 0.0, 0.0
-    for c in range(k):
-        at = load(found, first + c)
-        if at >= 0:
-            w = load(weights, c)
-            a, d, b = load(of_edge, 3 * at), load(of_edge, 3 * at + 1), load(of_edge, 3 * at + 2)
-            inverse = 1.0 / (d * _SCALE_2 + strength)
-            theta = (b * _SCALE_2 - a * _SCALE_1 * of_item + towards) * inverse + of_item
-            rate = min(max(theta, lowest), HIGHEST_RATE)
-            total += theta * w
-            square += rate * (1.0 - rate) * inverse * (w * w)
-    return total, math.sqrt(square)
+def add_edge(of_edge, at, w, policy, randomized, of_one, total, square, blank):  # type: ignore[no-untyped-def]
+    """What one edge of weight w adds to mean, squared width and weight of unseen edges; clusters come ascending.
+
+    As `bandits.policies.estimate`, or as `estimate_centred` about the item's mean `of_one`.
+    """
+    a, d, b = load(of_edge, 3 * at), load(of_edge, 3 * at + 1), load(of_edge, 3 * at + 2)
+    if randomized:
+        edge_strength, m = load(policy, 9), load(policy, 11)
+        towards = 0.5 * edge_strength * (1.0 - of_one / m)
+        inverse = 1.0 / (d * _SCALE_2 + edge_strength / m)
+        theta = (b * _SCALE_2 - a * _SCALE_1 * of_one + towards) * inverse + of_one
+        rate = min(max(theta, LOWEST_RATE * m), HIGHEST_RATE)
+        return total + theta * w, square + rate * (1.0 - rate) * inverse * (w * w), blank
+    prior_mean, strength = load(policy, 3), load(policy, 4)
+    if d > 0 or strength > 0.0:
+        inverse = 1.0 / (d * _SCALE_2 + strength)
+        divisor = inverse if load(policy, 5) != 0.0 else 1.0 / (a * _SCALE_1 + strength)
+        total += (b * _SCALE_2 + prior_mean * strength) * divisor * w
+        square += inverse * (w * w)
+    return total, square, blank + w if d == 0 else blank
+
+
+@njit(inline="always")
+def settle(i, total, square, blank, policy, quantiles, offset, factor, key, score, mean, width):  # type: ignore[no-untyped-def]
+    """Write score, mean and width of candidate i from what its edges added up to."""
+    at_width = math.sqrt(square)
+    if load(policy, 0) == RANDOMIZED:
+        draw = np.int64(key_bits(offset, factor, key) >> _TOP_16)
+        drawn = STEADY + (1.0 - STEADY) * load(quantiles, COARSE + draw)
+        store(mean, i, total)
+        store(width, i, at_width)
+        store(score, i, total + load(policy, 8) * drawn * at_width)
+        return
+    prior_mean, strength, infinite = load(policy, 3), load(policy, 4), load(policy, 6) != 0.0
+    if blank > 0.0 and strength == 0.0 and prior_mean != 0.0:
+        total += prior_mean * blank
+    unseen = blank > 0.0 and infinite
+    store(mean, i, total)
+    store(width, i, np.inf if unseen else at_width)
+    store(score, i, _score(total, at_width, unseen, policy, offset, factor, key))
 
 
 @njit(inline="always")

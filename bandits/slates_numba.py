@@ -5,6 +5,7 @@ mode without compiled loops is said to have none, and whoever asks falls back to
 definition.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from bandits import (
     numba_kernels,
     numba_memory,
     numba_requests,
+    numba_retrieval,
     numba_scores,
     numba_slates,
     policies,
@@ -29,13 +31,14 @@ from bandits.draws import COARSE_QUANTILES
 from bandits.graph import Graph
 from bandits.numba_addresses import addresses, row
 from bandits.numba_cache import fingerprint
-from bandits.numba_requests import fill_slate
+from bandits.numba_requests import fill_around, fill_slate
 from bandits.numba_scores import EXPLOIT, RANDOMIZED, THOMPSON_MODE, UCB, UNIFORM
 from bandits.policies import DRAWN_MODES, PolicySettings
 from bandits.slate_propensity import rank_table
 from bandits.sums import Int32, Int64, Sums
 
 Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
 
 _CODES = {
     "exploit": EXPLOIT,
@@ -46,16 +49,18 @@ _CODES = {
     "randomized_ucb": RANDOMIZED,
 }
 _NO_TABLE = np.zeros((0, 0))
+_NO_ITEMS = np.empty(0, np.int32)
 
 # All modules that filling a slate calls into, for the keys of cached functions.
 FILLING = (
-    *(numba_addresses, numba_draws, numba_kernels, numba_memory, numba_requests, numba_scores, numba_slates),
+    *(numba_addresses, numba_draws, numba_kernels, numba_memory, numba_requests, numba_retrieval),
+    *(numba_scores, numba_slates),
     *(draws, policies, slate_propensity),
 )
 
 
 def _entry(sources: int) -> Any:
-    """`fill_slate` as it is called from outside, cached on disk for these sources."""
+    """`fill_slate` and `fill_around` as they are called from outside, cached on disk for these sources."""
 
     @njit(cache=True)
     def fill(view, items, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws, head, band):  # type: ignore[no-untyped-def]
@@ -65,10 +70,16 @@ def _entry(sources: int) -> Any:
             view, items, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws, head, band
         )
 
-    return fill
+    @njit(cache=True)
+    def around(*arguments):  # type: ignore[no-untyped-def]
+        if sources < 0:
+            raise ValueError
+        return fill_around(*arguments)
+
+    return fill, around
 
 
-_fill = _entry(fingerprint(*FILLING))
+_fill, _fill_around = _entry(fingerprint(*FILLING))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +145,7 @@ class CompiledSlates:
 
     def __init__(self, graph: Graph, sums: Sums) -> None:
         self.graph, self.sums = graph, sums
+        self._place: _Around | None = None
         self._held = (graph.item_ptr, graph.edge_cluster, sums.edge, sums.item, graph.item_hashes)
         self.view = row([*addresses(*self._held), graph.n_edges])
 
@@ -175,6 +187,87 @@ class CompiledSlates:
             band,
         )
         return filled
+
+    def fill_around(
+        self, context: Context, policy: CompiledPolicy, *, slate_size: int, seed: int, draws: Callable[[int], int]
+    ) -> tuple[Int64, Float64, Bool, int]:
+        """A slate of the items around a user: as `fill` of `Graph.items_around`, in one pass over their edges.
+
+        Args:
+            context: the user.
+            policy: how.
+            slate_size: 1 or more.
+            seed: 0 <= seed < 2^64.
+            draws: how many redraws are behind an estimated propensity, by the number of candidates.
+
+        Returns:
+            Numbers of the chosen items, int64 of shape (S,); numbers and explored as of `fill`; how many candidates
+            there were.
+        """
+        graph, held = self.graph, self._around()
+        clusters = context.cluster_ids
+        sizes = graph.cluster_ptr[clusters + 1] - graph.cluster_ptr[clusters]
+        attached, attached_ends = _NO_ITEMS, np.zeros(len(clusters), np.int64)
+        if graph.edits is not None:
+            lists = [graph.edits.attached.get(cluster, _NO_ITEMS) for cluster in clusters.tolist()]
+            attached, attached_ends = np.concatenate(lists), np.cumsum([len(items) for items in lists])
+        room = int(sizes.sum()) + len(attached)
+
+        def run(size: int, head: Float64, band: Float64, redraws: int) -> tuple[Int64, Float64, Bool, int]:
+            filled: tuple[Any, Any, Any, int] = _fill_around(
+                self.view,
+                held.row,
+                attached,
+                attached_ends,
+                clusters,
+                context.weights,
+                policy.row,
+                COARSE_QUANTILES,
+                np.uint64(seed),
+                size,
+                policy.top_m,
+                policy.explore_share,
+                redraws,
+                head,
+                band,
+                held.place,
+                room,
+            )
+            return filled
+
+        if not policy.explore_share and not policy.estimated:
+            return run(slate_size, _NO_TABLE, _NO_TABLE, 1)
+        # Tables and redraws depend on how many candidates there are, which is known once they are found.
+        count = run(0, _NO_TABLE, _NO_TABLE, 1)[3]
+        if count == 0:
+            return run(0, _NO_TABLE, _NO_TABLE, 1)
+        size = min(slate_size, count)
+        return run(size, *explored_tables(count, size, policy.explore_share), draws(count))
+
+    def _around(self) -> "_Around":
+        if self._place is None:
+            self._place = _Around.of(self.graph)
+        return self._place
+
+
+@dataclass(frozen=True, eq=False)
+class _Around:
+    """The other orientation of a graph, and a table with an entry for each item that is -1 between calls."""
+
+    row: Int64
+    place: Int32
+    held: tuple[npt.NDArray[Any], ...]
+
+    @classmethod
+    def of(cls, graph: Graph) -> "_Around":
+        held: list[npt.NDArray[Any]] = [graph.cluster_ptr, graph.cluster_item, graph.cluster_edge]
+        numbers = addresses(*held)
+        if graph.edits is None:
+            numbers.append(0)
+        else:
+            held.append(np.ascontiguousarray(graph.edits.live))
+            numbers += addresses(held[-1])
+        return cls(row(numbers), np.full(graph.n_items, -1, np.int32), tuple(held))
 
 
 def explored_tables(n: int, size: int, share: float) -> tuple[Float64, Float64]:

@@ -38,8 +38,8 @@ from server.requests import (
     check_score_batch,
     resolve_user,
 )
-from server.rules import RulesInForce
-from server.scoring import explain
+from server.rules import NamedRules, RulesInForce
+from server.scoring import FilledSlate, explain
 from server.snapshot import Parameters, Snapshot
 
 if TYPE_CHECKING:
@@ -112,9 +112,11 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         query = check_recommend(request)
         parameters = self._parameters()
         user = self._resolve(request, parameters)
-        candidates = parameters.graph.items_around(user.cluster_ids)
-        reply = recommender_pb2.RecommendResponse(candidates=len(candidates))
-        self._fill(reply, query, parameters, user, candidates)
+        reply = recommender_pb2.RecommendResponse()
+        if not self._fill_around(reply, query, parameters, user):
+            candidates = parameters.graph.items_around(user.cluster_ids)
+            reply.candidates = len(candidates)
+            self._fill(reply, query, parameters, user, candidates)
         if request.log_impression and reply.items:
             self._record([self._impression(reply, request.user_key)], context)
         return reply
@@ -277,6 +279,38 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
                 seed=seed,
                 rules=rules.slate,
             )
+        self._tell(reply, query, parameters, user, items, slate, rules, mode=mode, seed=seed, position=position)
+
+    def _fill_around(
+        self, reply: recommender_pb2.RecommendResponse, query: SlateQuery, parameters: Parameters, user: Context
+    ) -> bool:
+        """Find candidates and score them in one pass over their edges; False where that cannot be."""
+        if query.excluded or self._exploration is not None:
+            return False
+        mode, rules = self._mode(query.mode), self._rules.current
+        seed = secrets.randbits(64) if query.seed is None else query.seed
+        found = parameters.fill_around(user, mode=mode, slate_size=query.slate_size, seed=seed, rules=rules.slate)
+        if found is None:
+            return False
+        items, slate, reply.candidates, position = found
+        self._tell(reply, query, parameters, user, items, slate, rules, mode=mode, seed=seed, position=position)
+        return True
+
+    def _tell(
+        self,
+        reply: AnyReply,
+        query: SlateQuery,
+        parameters: Parameters,
+        user: Context,
+        items: Int32,
+        slate: FilledSlate,
+        rules: NamedRules,
+        *,
+        mode: str,
+        seed: int,
+        position: int,
+    ) -> None:
+        """State in a reply the slate, of which `items` are the candidates, and what it was computed from."""
         reply.request_id = query.request.request_id or uuid.uuid4().hex
         reply.items.extend(scored_items(parameters.graph, items, slate))
         reply.policy = rules.names[mode]

@@ -14,6 +14,7 @@ from bandits.backend_numpy import NumpyBackend
 from bandits.context import Context, fixed_point_weights
 from bandits.draws import COARSE_REDRAWS, TIES, bits, coarse_normals, normals, uniforms
 from bandits.graph import Graph, build_graph
+from bandits.graph_edit import GraphEdit, edited
 from bandits.numba_draws import key_bits, key_uniform, normal_quantile, stream_key
 from bandits.policies import DRAWN_MODES, PolicySettings, redraw, score
 from bandits.slates import estimate_propensity, pick
@@ -179,3 +180,49 @@ def test_coarse_normals_are_normal_and_do_not_depend_on_their_number() -> None:
     assert abs(drawn.std() - 1) < 0.01
     between = drawn @ drawn.T / 1_000 - np.eye(101)
     assert np.abs(between).max() < 0.25
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), policy=POLICIES, mode=st.sampled_from(MODES), seed=st.integers(0, 2**64 - 1))
+def test_a_slate_of_what_is_around_equals_the_slate_of_those_items(
+    data: st.DataObject, policy: PolicySettings, mode: str, seed: int
+) -> None:
+    """One pass over the edges of the clusters finds the same items, scores and slate, in edited graphs too."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    graph, sums = GRAPH, make_sums(rng, data.draw(st.sampled_from([0.0, 0.01, 1.0])))
+    if data.draw(st.booleans()):
+        graph = edited(
+            GRAPH, GraphEdit("v2", ["i3", "i4", "new"], [[0, 1], [5], [1, 7, 199]], retired=["i9", "i10"])
+        )
+        more = len(graph.edge_cluster) - len(GRAPH.edge_cluster)
+        x = rng.integers(1, UNIT, more)
+        item = np.zeros((graph.n_items - N_ITEMS, 2), np.int64)
+        sums = Sums(
+            np.concatenate([sums.edge, np.stack([x, x * x, x * 7], axis=1)]), np.concatenate([sums.item, item])
+        )
+    context = make_context(rng, data.draw(st.sampled_from([1, 3, 10])))
+    share = policy.epsilon if mode == "epsilon_greedy" else data.draw(st.sampled_from([0.0, 0.2]))
+    compiled = compiled_policy(mode, policy, top_m=data.draw(st.sampled_from([1, 7])), explore_share=share)
+    assert compiled is not None
+    slates, items = CompiledSlates(graph, sums), graph.items_around(context.cluster_ids)
+    size = data.draw(st.sampled_from([1, 10, 1_000]))
+    for _ in range(2):  # the table that is used again is left clean
+        chosen, numbers, explored, count = slates.fill_around(
+            context, compiled, slate_size=size, seed=seed, draws=lambda _: 10
+        )
+    expected = slates.fill(items, context, compiled, slate_size=size, seed=seed, redraws=10)
+    assert count == len(items)
+    assert chosen.tolist() == items[expected[0]].tolist()
+    np.testing.assert_array_equal(numbers, expected[1])
+    np.testing.assert_array_equal(explored, expected[2])
+
+
+def test_around_clusters_without_items_there_is_nothing() -> None:
+    """A user of an empty cluster gets an empty slate."""
+    graph = build_graph(version="v", centroids=[], n_clusters=2, item_ids=["i"], edge_item=[0], edge_cluster=[0])
+    compiled = compiled_policy("thompson", PolicySettings(), top_m=1, explore_share=0.5)
+    assert compiled is not None
+    nobody = Context(np.array([1], np.int32), np.ones(1))
+    slates = CompiledSlates(graph, Sums.zeros(graph))
+    chosen, numbers, explored, count = slates.fill_around(nobody, compiled, slate_size=3, seed=1, draws=lambda _: 1)
+    assert (len(chosen), numbers.shape, len(explored), count) == (0, (4, 0), 0, 0)

@@ -10,7 +10,7 @@ from freshet.v1 import events_pb2, recommender_pb2
 from server.lane.write_score import room_for
 from tests.server.conftest import Start
 from tests.server.lane.lanes import Ways, any_request
-from tests.server.messages import DEADLINE_S, refusal, score_request, violations
+from tests.server.messages import DEADLINE_S, recommend_request, refusal, score_request, violations
 
 RULES: list[dict[str, Any]] = [{}, {"top_m": 4, "explore_share": 0.3}, {"explore_share": 1.0}]
 
@@ -178,3 +178,32 @@ def test_an_error_in_the_lane_is_internal_and_names_the_request(
     assert code == grpc.StatusCode.INTERNAL
     monkeypatch.undo()
     assert '"request_id": "the-one"' in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("edits", [0, 1], ids=["built", "edited"])
+@pytest.mark.parametrize("rules", RULES, ids=["by rank", "explored", "all explored"])
+def test_recommend_in_one_pass_is_a_score_of_what_is_around(rules: dict[str, Any], edits: int) -> None:
+    """Items found and scored cluster by cluster give the slate of `items_around`, and as many candidates."""
+    ways = Ways(**rules)
+    for _ in range(edits):
+        ways.edit()
+    service, parameters = ways.service, ways.snapshot.current
+    assert parameters is not None
+    for seed in range(40):
+        clusters = np.random.default_rng(seed).choice(8, 3, replace=False).tolist()
+        request = recommend_request(
+            cluster_weights=events_pb2.ClusterWeights(cluster_ids=clusters, weights=[0.5, 0.2, 0.3]),
+            seed=seed,
+            slate_size=1 + seed,
+            mode=[1, 2, 3, 5, 6, 7][seed % 6],
+            request_id="r",
+        )
+        told = service.Recommend(request, None)  # type: ignore[arg-type]  # nothing is recorded
+        around = parameters.graph.items_around(np.sort(np.array(clusters, np.int32)))
+        ids = [parameters.graph.item_ids[number] for number in around.tolist()]
+        score = score_request(*ids, cluster_weights=request.cluster_weights, seed=seed, request_id="r")
+        score.slate_size, score.mode = request.slate_size, request.mode
+        expected = service.Score(score, None)  # type: ignore[arg-type]
+        assert told.candidates == len(around)
+        assert list(told.items) == list(expected.items)
+        assert (told.policy, told.parameters_position) == (expected.policy, expected.parameters_position)
