@@ -39,14 +39,14 @@ class Cluster:
         self.settings = QUICK | settings
         self.workers = {}
 
-    def start(self, number, *, failpoint=""):
-        """Start a worker; its disk is kept over restarts."""
+    def start(self, number, *, failpoint="", disk=None):
+        """Start a worker; its disk is kept over restarts, unless it is given another."""
         log = (self.folder / f"worker-{number}.log").open("ab")
         given = self.settings | {
             "bootstrap": self.bootstrap,
             "prefix": self.prefix,
             "graph": str(self.folder / "graph"),
-            "data_dir": str(self.folder / f"worker-{number}"),
+            "data_dir": str(self.folder / (disk or f"worker-{number}")),
             "name": f"w{number}",
         }
         env = os.environ | {"FRESHET_FAILPOINT": failpoint, "PYTHONUNBUFFERED": "1"}

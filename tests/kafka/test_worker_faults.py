@@ -92,8 +92,7 @@ def test_of_two_workers_with_one_name_the_older_ends(kafka: str, topic_prefix: s
         source.step(200)  # work in its buffers
         source.flush()
         old.send_signal(signal.SIGSTOP)
-        (tmp_path / "worker-0").rename(tmp_path / "elsewhere")
-        cluster.start(0)
+        cluster.start(0, disk="another")
         feed_for(source, 4)
         old.send_signal(signal.SIGCONT)
         feed_for(source, 2)
