@@ -25,8 +25,16 @@ FAILPOINTS = [
 ]
 
 
+RESOLUTIONS = pytest.mark.parametrize("resolution", ["immediate", "at_close"])
+
+
+def rule_of(resolution: str) -> dict[str, object]:
+    """Windows close all the time while workers die, and some only when nothing comes any more."""
+    return {"resolution": resolution, "window_ms": 15_000} if resolution == "at_close" else {}
+
+
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("resolution", ["immediate", "at_close"])
+@RESOLUTIONS
 def test_random_kills_lose_and_double_nothing(
     kafka: str, topic_prefix: str, tmp_path: Path, resolution: str, record_property: pytest.FixtureRequest
 ) -> None:
@@ -34,10 +42,7 @@ def test_random_kills_lose_and_double_nothing(
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - replays the run
     rng = random.Random(seed)
-    cluster = Cluster(kafka, topic_prefix, tmp_path)
-    if resolution == "at_close":
-        # Windows close all the time while workers die, and some only when nothing comes any more.
-        cluster.settings["rule"] = {"resolution": resolution, "window_ms": 15_000}
+    cluster = Cluster(kafka, topic_prefix, tmp_path, rule=rule_of(resolution))
     source = cluster.feed(seed)
     try:
         cluster.start(0)
@@ -59,9 +64,12 @@ def test_random_kills_lose_and_double_nothing(
         source.close()
 
 
-def test_failpoints_lose_and_double_nothing(kafka: str, topic_prefix: str, tmp_path: Path) -> None:
+@RESOLUTIONS
+def test_failpoints_lose_and_double_nothing(kafka: str, topic_prefix: str, tmp_path: Path, resolution: str) -> None:
     """A crash before and after each numbered step of both commit paths leaves a state that recovers exactly."""
-    cluster = Cluster(kafka, topic_prefix, tmp_path, source_partitions=2, item_partitions=2)
+    cluster = Cluster(
+        kafka, topic_prefix, tmp_path, source_partitions=2, item_partitions=2, rule=rule_of(resolution)
+    )
     source = cluster.feed(3)
     try:
         for times, name in enumerate(FAILPOINTS):
