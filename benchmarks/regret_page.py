@@ -113,9 +113,9 @@ def tables(cells: Sequence[Cell]) -> list[str]:
 def _entry(cell: Cell | None, by: dict[tuple[str, int, str], Cell], panel: tuple[str, int]) -> str:
     if cell is None:
         return ""
-    best = min(other.final for key, other in by.items() if key[:2] == panel)
+    others = [other.final for key, other in by.items() if key[:2] == panel]
     text = f"{cell.final:,.0f} ± {cell.error:,.0f}" if np.isfinite(cell.error) else f"{cell.final:,.0f}"
-    return f"**{text}**" if cell.final == best else text
+    return f"**{text}**" if cell.final == min(others) and len(others) > 1 else text
 
 
 def _panels(cells: Sequence[Cell]) -> list[tuple[str, int]]:
@@ -151,10 +151,11 @@ def draw(path: Path, cells: Sequence[Cell], panels: Sequence[tuple[str, int]]) -
         axis.set(title=f"{panel[0]}, delay {panel[1]}", ylim=(0, 1.15 * fair / 1000))
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("round (thousand)")
-    figure.supylabel("cumulative regret (thousand clicks)")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
+        axis.set(xlabel="round (thousand)", ylabel="regret (thousand clicks)")
+    named = {
+        name: handle for axis in axes.flat for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(named.values(), named, loc="outside lower center", ncols=4, fontsize="small", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     pyplot.close(figure)
