@@ -1,4 +1,4 @@
-"""One 100-candidate score in process: gather, policy, slate, for every mode and stage by stage."""
+"""One 100-candidate slate in process: compiled in one call, and NumPy's stages, for every mode."""
 
 import statistics
 import time
@@ -10,21 +10,25 @@ from bandits.backend_numpy import NumpyBackend
 from bandits.graph import Graph
 from bandits.policies import MODES, CandidateSums, PolicySettings, score
 from bandits.slates import pick
+from bandits.slates_numba import CompiledSlates
 from bandits.sums import Sums
 from benchmarks.catalogue import FULL, TINY, Request, learned_sums, make_graph, make_requests
-from benchmarks.measure import ROUNDS, Result
+from benchmarks.measure import ROUNDS, Result, ratios
 from server.scoring import SlateRules, fill_slate
 
 TITLE = "Score: 100 candidates in process"
 ABOUT = (
     "1,000,000 items x 32 edges, 20,000 clusters, K = 10, slates of 10; every request has its own user and its own "
-    "candidates, so their rows come from memory, not from cache. Stages: gather (rows to columns), policy (columns "
-    "to scores), pick (scores to a slate). `fill_slate` is what the server does after gathering: policy, pick, and "
-    "the propensities of Thompson modes estimated from 64 redraws. Wall time of one thread, median of the requests "
-    "of a round. Gathered columns are compared with the NumPy reference, scores with float64 sums over edges."
+    "candidates, so their rows come from memory, not from cache. `compiled` is what the server does: one call from "
+    "rows to slate. `NumPy` is the definition that it equals: gather (rows to columns), policy (columns to "
+    "scores), pick (scores to a slate). Both estimate the propensities of drawn modes from 64 redraws. CPU time of "
+    "one thread, median of the requests of a round, the two in turn on requests of their own. Gathered columns are "
+    "compared with the NumPy reference, scores with float64 sums over edges, compiled slates with NumPy's, bit for "
+    "bit."
 )
 CANDIDATES, SLATE = 100, 10
 _SETTINGS = PolicySettings()
+_RULES = SlateRules(_SETTINGS, top_m=1, explore_share=0.0, propensity_draws=64)
 
 
 def run(quick: bool) -> list[Result]:
@@ -35,49 +39,61 @@ def run(quick: bool) -> list[Result]:
     requests = make_requests(graph, rounds * per_round * len(MODES), CANDIDATES, rng)
     check(graph, sums, requests[: 5 if quick else 100])
     times: dict[str, list[tuple[float, ...]]] = {mode: [] for mode in MODES}
-    backend = NumbaBackend()
+    backend, slates = NumbaBackend(), CompiledSlates(graph, sums)
     for number in range(rounds):
         for at, mode in enumerate(MODES):
             first = (number * len(MODES) + at) * per_round
-            times[mode].append(_round(backend, graph, sums, requests[first : first + per_round], mode))
+            times[mode].append(_round(backend, slates, requests[first : first + per_round], mode))
     results = []
     for mode, measured in times.items():
-        gather, policy, picking, filling = zip(*measured, strict=True)
-        total = [sum(stages[:3]) for stages in measured]
+        gather, policy, picking, filling, compiled = zip(*measured, strict=True)
         stages = ", ".join(f"{statistics.median(stage):.0f}" for stage in (gather, policy, picking))
-        results.append(Result.of(mode, total, "us", f"gather, policy, pick: {stages} us"))
-        results.append(Result.of(f"{mode}, gather + fill_slate", map(sum, zip(gather, filling, strict=True)), "us"))
+        numpy = [one + other for one, other in zip(gather, filling, strict=True)]
+        if mode in _RULES.compiled:
+            results.append(Result.of(f"{mode}, compiled", compiled, "us"))
+            results.append(Result.of(f"{mode}, NumPy / compiled", ratios(numpy, compiled), "x"))
+        results.append(Result.of(f"{mode}, NumPy", numpy, "us", f"gather, policy, pick: {stages} us"))
     return results
 
 
-def _round(
-    backend: NumbaBackend, graph: Graph, sums: Sums, requests: list[Request], mode: str
-) -> tuple[float, ...]:
-    """Median microseconds of gather, policy, pick, and of `fill_slate`."""
-    clock = time.perf_counter
-    rules = SlateRules(_SETTINGS, top_m=1, explore_share=0.0, propensity_draws=64)
-    spent = []
+def _round(backend: NumbaBackend, slates: CompiledSlates, requests: list[Request], mode: str) -> tuple[float, ...]:
+    """Median microseconds of gather, policy, pick, of `fill_slate`, and of the compiled call."""
+    clock = time.thread_time
+    policy = _RULES.compiled.get(mode)
+    spent, compiled = [], [0.0]
     for seed, request in enumerate(requests):
+        if seed % 2 and policy is not None:
+            began = clock()
+            slates.fill(request.items, request.context, policy, slate_size=SLATE, seed=seed, redraws=64)
+            compiled.append(clock() - began)
+            continue
         began = clock()
-        columns = backend.gather(graph, sums, request.items, request.context)
+        columns = backend.gather(slates.graph, slates.sums, request.items, request.context)
         gathered = clock()
         scores = score(mode, columns, _SETTINGS, seed)
         scored = clock()
         pick(scores.score, keys=columns.keys, slate_size=SLATE, seed=seed)
         picked = clock()
-        fill_slate(columns, mode=mode, slate_size=SLATE, seed=seed, rules=rules)
+        fill_slate(columns, mode=mode, slate_size=SLATE, seed=seed, rules=_RULES)
         filled = clock()
         spent.append((gathered - began, scored - gathered, picked - scored, filled - picked))
-    return tuple(statistics.median(stage) * 1e6 for stage in zip(*spent, strict=True))
+    stages = [statistics.median(stage) * 1e6 for stage in zip(*spent, strict=True)]
+    return (*stages, statistics.median(compiled) * 1e6)
 
 
 def check(graph: Graph, sums: Sums, requests: list[Request]) -> None:
-    """The fast gather equals the reference bit for bit; UCB equals a sum over edges."""
-    for request in requests:
+    """The fast gather and the compiled slates equal the reference bit for bit; UCB equals a sum over edges."""
+    slates = CompiledSlates(graph, sums)
+    for seed, request in enumerate(requests):
         fast = NumbaBackend().gather(graph, sums, request.items, request.context)
         reference = NumpyBackend().gather(graph, sums, request.items, request.context)
         for name in ("edge", "a", "d", "b", "n", "s", "keys"):
             assert np.array_equal(getattr(fast, name), getattr(reference, name)), name
+        for mode, policy in _RULES.compiled.items():
+            made = slates.fill(request.items, request.context, policy, slate_size=SLATE, seed=seed, redraws=64)
+            told = fill_slate(reference, mode=mode, slate_size=SLATE, seed=seed, rules=_RULES)
+            assert np.array_equal(made[0], told.chosen), mode
+            assert np.array_equal(made[1], [told.score, told.mean, told.width, told.propensity]), mode
         np.testing.assert_allclose(score("ucb", fast, _SETTINGS, 0).score, _ucb_by_edges(reference), rtol=1e-12)
 
 

@@ -23,10 +23,11 @@ TITLE = "End to end: gRPC"
 ABOUT = (
     "20,000 items x 8 edges, 1,000 clusters, dim 32; the user comes as an embedding. `Score`: 100 candidates, a "
     "slate of 10, UCB. The echo is `grpc.health.v1.Health/Check` of the same server: the least that a unary call "
-    "costs. Server CPU is what the server's process used, from /proc; callers share its cores. Freshness is the "
-    "time from sending a click to the reply of the first Score whose mean shows it; the server was idle otherwise."
+    "costs. `ScoreStream` and `ScorePacked` fill 32 such slates a message, whose ids the stream sends once. Server "
+    "CPU is what the server's process used, from /proc; callers share its cores. Freshness is the time from "
+    "sending a click to the reply of the first Score whose mean shows it; the server was idle otherwise."
 )
-CANDIDATES, SLATE = 100, 10
+CANDIDATES, SLATE, SLATES = 100, 10, 32
 _CALLERS = 4
 _DIM = 32
 
@@ -56,6 +57,7 @@ def run(quick: bool) -> list[Result]:
         for percent in (50, 99):
             latencies = [float(np.percentile(one, percent)) for one in alone]
             results.append(Result.of(f"Score, one caller, p{percent}", latencies, "ms"))
+        results += _packed(recommender, graph, rng, cpu_s, rounds, 4 if quick else 200)
         feedback = feedback_pb2_grpc.FeedbackServiceStub(channel)
         results += _ingest(feedback, graph, rng, rounds, (5,) if quick else (20, 200, 1_000))
         results += _freshness(feedback, recommender, graph, 3 if quick else 200, rng)
@@ -91,6 +93,55 @@ def _score_request(graph: Graph, rng: np.random.Generator) -> recommender_pb2.Sc
         slate_size=SLATE,
         mode=events_pb2.MODE_UCB,
     )
+
+
+def _packed(
+    recommender: recommender_pb2_grpc.RecommenderServiceStub,
+    graph: Graph,
+    rng: np.random.Generator,
+    cpu_s: Callable[[], float],
+    rounds: int,
+    messages: int,
+) -> list[Result]:
+    """Server CPU a slate of a `ScoreStream`, and of `ScorePacked`, whose ids are sent with every message."""
+    results = []
+    candidates = (rng.integers(0, graph.n_items - CANDIDATES, SLATES) + np.arange(CANDIDATES)[:, None]).T
+    ids = [graph.item_ids[number] for number in np.unique(candidates).tolist()]
+    clusters = np.sort(np.argsort(rng.random((SLATES, graph.n_clusters)), axis=1)[:, :10], axis=1)
+    users = {
+        "clusters": {
+            "cluster_ids": clusters.astype("<i4").tobytes(),
+            "weights": np.full(clusters.size, 0.1, "<f4").tobytes(),
+            "cluster_counts": np.full(SLATES, 10, "<i4").tobytes(),
+        },
+        "embeddings": {"embeddings": rng.normal(size=(SLATES, _DIM)).astype("<f4").tobytes()},
+    }
+    for kind, user in users.items():
+        columns: dict[str, bytes] = {
+            "items": np.searchsorted(np.unique(candidates), candidates).astype("<i4").tobytes(),
+            "item_counts": np.full(SLATES, CANDIDATES, "<i4").tobytes(),
+            "slate_sizes": np.full(1, SLATE, "<i4").tobytes(),
+            "modes": bytes([events_pb2.MODE_UCB]),
+            **user,
+        }
+        later = recommender_pb2.PackedQueries(**columns)  # type: ignore[arg-type]
+        first = recommender_pb2.PackedQueries(dictionary=ids, **columns)  # type: ignore[arg-type]
+        streamed = [recommender_pb2.ScoreStreamRequest(queries=first)]
+        streamed += [recommender_pb2.ScoreStreamRequest(queries=later)] * messages
+        whole = recommender_pb2.ScorePackedRequest(queries=first)
+        spent: dict[str, list[float]] = {"ScoreStream": [], "ScorePacked": []}
+        for _ in range(rounds):
+            began = cpu_s()
+            for answer in recommender.ScoreStream(iter(streamed)):
+                assert len(answer.slates.item_counts) == 4 * SLATES
+            spent["ScoreStream"].append((cpu_s() - began) / (messages * SLATES) * 1e6)
+            began = cpu_s()
+            for _ in range(messages):
+                recommender.ScorePacked(whole)
+            spent["ScorePacked"].append((cpu_s() - began) / (messages * SLATES) * 1e6)
+        for rpc, cpu_us in spent.items():
+            results.append(Result.of(f"{rpc}, {SLATES} slates a message, {kind}, server CPU", cpu_us, "us/slate"))
+    return results
 
 
 def _load(call: Callable[[int], object], calls: int, cpu_s: Callable[[], float]) -> tuple[float, float]:

@@ -4,6 +4,8 @@ Invariants: a signal stops it gracefully with exit code 0, a second one at once;
 process ends with exit code 3, so that whoever watches it starts it again from what is on disk.
 """
 
+import gc
+import os
 import signal
 import sys
 import threading
@@ -69,6 +71,9 @@ def serve(
     Exit codes: 0 stopped as told, 2 a setting is wrong, 3 could not start (store, graph, address)
     or learning failed.
     """
+    # Before NumPy is loaded: products of a call are small, and threads that spin for more of them take processors
+    # from the calls. Whoever sets the variable knows better.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from server.app import App, StartError
     from server.settings import SettingsError, load_settings
 
@@ -99,6 +104,9 @@ def serve(
     failed = _wait_for_parameters(app, stop) if settings.kafka.bootstrap else None
     if app.snapshot.current is not None or not settings.kafka.bootstrap:
         _tell_ready(app, as_json=as_json)
+    # What lives as long as the server need not be walked through by each full collection, which stops all calls.
+    gc.collect()
+    gc.freeze()
     failed = failed or _wait(app, stop)
     try:
         app.stop(grace_s)

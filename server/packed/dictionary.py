@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bandits.graph import Graph
 from server.errors import Refused, invalid_field
-from server.limits import MAX_DICTIONARY_IDS
+from server.limits import MAX_DICTIONARY_IDS, MAX_ID_BYTES
 from server.requests import check_text
 
 Int32 = npt.NDArray[np.int32]
@@ -54,6 +54,10 @@ class Dictionary:
         count = len(self._ids) + len(ids)
         if count > MAX_DICTIONARY_IDS:
             raise invalid_field("queries.dictionary", f"at most {MAX_DICTIONARY_IDS} ids", f"{count} ids")
+        # A character has at most four bytes: counting characters settles all but the longest ids.
+        sizes = list(map(len, ids))
+        if min(sizes) > 0 and 4 * max(sizes) <= MAX_ID_BYTES:
+            return
         for at, item_id in enumerate(ids):
             check_text(f"queries.dictionary[{at}]", item_id, smallest=1)
 

@@ -1,15 +1,17 @@
 """Streams of packed slates over gRPC: in order, one dictionary each, bounded, and ended by a stop."""
 
+import importlib.util
 import queue
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
-from freshet.v1 import recommender_pb2
+from freshet.v1 import events_pb2, recommender_pb2
 from tests.server.conftest import Start
 from tests.server.messages import DEADLINE_S, refusal, retry_delay_ms, score_request, violations
 from tests.server.packed.packing import packed, unpacked
@@ -159,3 +161,29 @@ def test_messages_of_a_stream_are_counted_as_calls(start: Start) -> None:
     for code, count in (("OK", 1), ("INVALID_ARGUMENT", 1)):
         assert value("freshet_requests_total", {"rpc": "ScoreStream", "code": code}) == count
     until(lambda: value("freshet_streams_total", {"rpc": "ScoreStream", "code": "OK"}) == 1)
+
+
+def test_the_example_of_the_documents_works(start: Start) -> None:
+    """What the reference shows to callers runs as it stands, and gives the slates of the unary call."""
+    source = Path(__file__).parents[3] / "docs" / "score_stream_example.py"
+    spec = importlib.util.spec_from_file_location("score_stream_example", source)
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    _, client = start(backend="numba")
+    ids = [f"item-{number}" for number in range(12)]
+    stream = example.SlateStream(client.serving, ids)
+    users = [([0], [1.0]), ([3, 0], [0.5, 0.25])]
+    for _ in range(2):
+        told = list(stream.slates(users, size=4))
+        for slate, (clusters, weights) in zip(told, users, strict=True):
+            request = score_request(*ids, slate_size=4, mode=events_pb2.MODE_UCB)
+            request.cluster_weights.cluster_ids[:], request.cluster_weights.weights[:] = clusters, weights
+            items = client.recommender.Score(request, timeout=DEADLINE_S).items
+            # Nothing has been learned: all tie, so which items they are is drawn, and the propensities are 1 / 12.
+            assert [propensity for _, propensity in slate] == [item.propensity for item in items]
+            assert {item_id for item_id, _ in slate} <= set(ids)
+    with pytest.raises(ValueError, match=r"queries.slate_sizes\[0\]"):
+        list(stream.slates(users, size=-1))
+    stream.close()
