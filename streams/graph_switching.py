@@ -1,8 +1,8 @@
 """How the embedded loop changes its graph: another artifact, an edit, and an artifact anew after many edits.
 
-Invariants: only the writer thread changes the graph; an artifact lies in the data directory, whole, before it is put
-in force; a version names one graph for ever. What takes long, building and writing an artifact anew, is done in a
-thread of its own, and what was edited meanwhile is done again on it.
+Invariants: only the writer thread changes the graph; an artifact lies in the data directory, whole, before it is
+put in force; a version names one graph for ever. What takes long, building and writing an artifact anew, is done in
+a thread of its own, and what was edited meanwhile is done again on it.
 """
 
 import contextlib
