@@ -111,6 +111,11 @@ class Graph:
         return self.n_edges if self.edits is None else int(np.diff(self.item_ptr)[self.edits.live].sum())
 
     @cached_property
+    def n_linked_items(self) -> int:
+        """Number of items that have an edge."""
+        return int(np.count_nonzero(np.diff(self.item_ptr)))
+
+    @cached_property
     def index(self) -> dict[str, int]:
         """Number of each item id."""
         if self.edits is not None:

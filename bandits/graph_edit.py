@@ -93,7 +93,8 @@ def nearest_clusters(graph: Graph, embeddings: npt.ArrayLike) -> Int32:
     """The clusters a new item is attached to: its nearest centroids by inner product, as many as items have here.
 
     A rebuild attaches an item where it is among a centroid's best; one new item alone cannot know that, so it gets
-    the mean number of edges of an item, at least one.
+    the mean number of edges of an item that has any: with fewer it could never earn what others do, as a cluster
+    that it is not in adds nothing to its mean.
 
     Args:
         graph: says the centroids.
@@ -106,7 +107,7 @@ def nearest_clusters(graph: Graph, embeddings: npt.ArrayLike) -> Int32:
         InvalidContext: a row is not a finite direction of the centroids' dimension.
     """
     built = graph.edits.base if graph.edits else graph
-    mean_degree = max(1, round(built.n_edges / max(1, built.n_items)))
+    mean_degree = max(1, round(built.n_edges / max(1, built.n_linked_items)))
     return resolve_embeddings(embeddings, graph.centroids, k=mean_degree, temperature=1.0)[0]
 
 

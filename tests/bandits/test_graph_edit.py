@@ -200,12 +200,23 @@ def test_dtypes_are_those_of_a_built_graph() -> None:
 
 
 def test_a_new_item_goes_to_its_nearest_centroids() -> None:
-    """A new item gets as many edges as items have on average, to the centroids of highest inner product."""
+    """A new item gets as many edges as linked items have on average, to the centroids of highest inner product."""
     rng = np.random.default_rng(1)
     graph = random_graph(rng, n_items=30, n_clusters=8)
     embedding = rng.normal(size=3).astype(np.float32)
-    expected = np.sort(np.argsort(-(graph.centroids @ embedding))[: round(graph.n_edges / graph.n_items)])
+    linked = np.diff(graph.item_ptr)[np.diff(graph.item_ptr) > 0]
+    expected = np.sort(np.argsort(-(graph.centroids @ embedding))[: round(linked.mean())])
     assert nearest_clusters(graph, embedding[None, :])[0].tolist() == expected.tolist()
+
+
+def test_items_without_a_cluster_do_not_thin_out_new_ones() -> None:
+    """Where most of a corpus is in no cluster, a new item is linked as those are that can be shown."""
+    ids = [f"item-{number}" for number in range(100)]
+    edges = np.repeat(np.arange(5, dtype=np.int32), 4), np.tile(np.arange(4, dtype=np.int32), 5)
+    graph = build_graph(
+        version="v1", centroids=np.eye(4, dtype=np.float32), item_ids=ids, edge_item=edges[0], edge_cluster=edges[1]
+    )
+    assert nearest_clusters(graph, np.ones((1, 4), np.float32)).tolist() == [[0, 1, 2, 3]]
 
 
 def test_an_embedding_of_another_size_is_refused() -> None:
