@@ -338,7 +338,8 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         parameters: Parameters,
     ) -> Context:
         rules = self._context_rules
-        return resolve_user(request, parameters.graph, k=rules.k, temperature=rules.temperature)
+        resolver = parameters.resolver(k=rules.k, temperature=rules.temperature) if parameters.compiles else None
+        return resolve_user(request, parameters.graph, k=rules.k, temperature=rules.temperature, resolver=resolver)
 
     def _mode(self, number: int) -> str:
         return MODE_NAMES[number] if number else self._default_mode

@@ -4,11 +4,12 @@ Invariants: whatever leaves this module is within its bounds, finite and distinc
 the whole list, never by a Python loop per id, unless one is already known to be bad.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bandits.context import Context, InvalidContext, check_cluster_weights, resolve_embedding
 from bandits.graph import Graph
@@ -30,6 +31,7 @@ MODE_NUMBERS: dict[str, "events_pb2.Mode.ValueType"] = {
     name: events_pb2.Mode.Value(f"MODE_{name.upper()}") for name in MODE_NAMES.values()
 }
 
+Resolver = Callable[[npt.NDArray[np.float32]], Context | None]
 AnyRequest = recommender_pb2.ScoreRequest | recommender_pb2.RecommendRequest | recommender_pb2.ExplainRequest
 
 
@@ -105,8 +107,17 @@ def check_score_batch(request: recommender_pb2.ScoreBatchRequest) -> None:
         raise invalid_field("requests", expected, f"{candidates} item_ids")
 
 
-def resolve_user(request: AnyRequest, graph: Graph, *, k: int, temperature: float) -> Context:
+def resolve_user(
+    request: AnyRequest, graph: Graph, *, k: int, temperature: float, resolver: Resolver | None = None
+) -> Context:
     """The user of a request as weights over the clusters of a graph.
+
+    Args:
+        request: the message.
+        graph: the graph.
+        k: clusters of a user who comes as an embedding.
+        temperature: of their softmax.
+        resolver: resolves an embedding faster, or gives None where something is wrong with it.
 
     Raises:
         Refused: INVALID_ARGUMENT naming the bad value within the user's message.
@@ -119,6 +130,9 @@ def resolve_user(request: AnyRequest, graph: Graph, *, k: int, temperature: floa
                 got = f"{len(values)} numbers"
                 raise InvalidContext("values", f"at most {limits.MAX_EMBEDDING_VALUES} numbers", got)
             embedding = np.fromiter(values, np.float32, len(values))
+            user = None if resolver is None else resolver(embedding)
+            if user is not None:
+                return user
             return resolve_embedding(embedding, graph.centroids, k=k, temperature=temperature)
         given = "cluster_weights"
         clusters = request.cluster_weights

@@ -11,9 +11,11 @@ import copy
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from bandits.backend import Backend
 from bandits.context import Context
@@ -196,6 +198,12 @@ class Parameters:
 
             held = self._lane_graph = LaneGraph(self.graph)
         return held
+
+    def resolver(self, *, k: int, temperature: float) -> "Callable[[npt.NDArray[np.float32]], Context | None]":
+        """Resolves embeddings by compiled loops; only where `compiles`."""
+        from server.lane.resolve_user import resolve_direction
+
+        return partial(resolve_direction, self.lane_graph(), k=k, temperature=temperature)
 
     def read(self, reader: Callable[[Sums, int], T]) -> T:
         """What `reader` makes of all sums and their position; it must copy what it keeps.

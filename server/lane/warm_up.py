@@ -7,6 +7,7 @@ outlast its deadline.
 import numpy as np
 
 from bandits.backend import Backend
+from bandits.context import Context
 from bandits.graph import build_graph
 from bandits.policies import PolicySettings
 from freshet.v1 import events_pb2, recommender_pb2
@@ -39,3 +40,9 @@ def compile_calls(backend: Backend) -> None:
         dictionary=["item"], items=first.tobytes(), item_counts=one, embeddings=weight
     )
     packed.fill(queries, Dictionary())
+    parameters = snapshot.current
+    if parameters is not None:
+        parameters.resolver(k=1, temperature=1.0)(np.ones(1, np.float32))
+        for mode in slate.compiled:
+            parameters.fill(first, Context(first, np.ones(1)), mode=mode, slate_size=1, seed=0, rules=slate)
+            parameters.fill_around(Context(first, np.ones(1)), mode=mode, slate_size=1, seed=0, rules=slate)

@@ -6,7 +6,9 @@ import grpc
 import numpy as np
 import pytest
 
+from bandits.context import resolve_embedding
 from freshet.v1 import events_pb2, recommender_pb2
+from server.errors import Refused
 from server.lane.write_score import room_for
 from tests.server.conftest import Start
 from tests.server.lane.lanes import Ways, any_request
@@ -207,3 +209,26 @@ def test_recommend_in_one_pass_is_a_score_of_what_is_around(rules: dict[str, Any
         assert told.candidates == len(around)
         assert list(told.items) == list(expected.items)
         assert (told.policy, told.parameters_position) == (expected.policy, expected.parameters_position)
+
+
+def test_long_calls_resolve_an_embedding_as_it_is_defined(plain: Ways) -> None:
+    """Explain and Recommend know the same user as Score does; what is wrong is still named."""
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        embedding = events_pb2.Embedding(values=rng.normal(size=4).tolist())
+        request = score_request("item-1", user_embedding=embedding, seed=1, request_id="r")
+        context = plain.short(request.SerializeToString())
+        told = plain.service.Recommend(
+            recommend_request(user_embedding=embedding, seed=1),
+            None,  # type: ignore[arg-type]  # nothing is recorded
+        )
+        assert context is not None
+        assert told.context == context.context
+        defined = resolve_embedding(list(embedding.values), plain.graph.centroids, k=3, temperature=0.5)
+        assert list(told.context.cluster_ids) == defined.cluster_ids.tolist()
+    for values in ([1, 2, float("nan"), 0], [0, 0, 0, 0], [1, 2, 3]):
+        with pytest.raises(Refused, match="user_embedding"):
+            plain.service.Recommend(
+                recommend_request(user_embedding=events_pb2.Embedding(values=values)),
+                None,  # type: ignore[arg-type]
+            )
