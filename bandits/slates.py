@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bandits.draws import EXPLORE_COIN, EXPLORE_ORDER, TIES, TOP_M, bits, uniforms
 from bandits.hashing import UInt64
-from bandits.slate_propensity import EXPLORED_SLOTS, position_probabilities, tie_groups
+from bandits.slate_propensity import EXPLORED_SLOTS, placement, position_probabilities
 
 Bool = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
@@ -161,31 +161,9 @@ def estimate_propensity(
     if excluded is not None:
         chosen = (np.cumsum(~excluded) - 1)[chosen]
         redraws = redraws[:, ~excluded]
-    count, n = redraws.shape
-    size = len(chosen)
-    if size == 0:
+    if len(chosen) == 0:
         return np.empty(0)
-    if top_m <= 1 and not explore_share:
-        best = np.sort(-redraws, axis=1)[:, : size + 1]
-        if not (best[:, 1:] == best[:, :-1]).any():
-            # Rank alone decides: a redraw puts an item at a position, or it does not. Ten times cheaper.
-            placed = best[:, :size] == -redraws[:, chosen]
-            estimated: Float64 = (slate.propensity + placed.sum(axis=0)) / (count + 1)
-            return estimated
-    order = np.argsort(-redraws, axis=1)
-    first, end = tie_groups(np.take_along_axis(redraws, order, axis=1))
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(n)[None], axis=1)
-    rank = rank[:, chosen]
-    probability = position_probabilities(
-        np.take_along_axis(first, rank, axis=1).ravel(),
-        np.take_along_axis(end, rank, axis=1).ravel(),
-        np.tile(np.arange(size), count),
-        n=n,
-        slate_size=size,
-        top_m=min(top_m, n),
-        explore_share=explore_share,
-    )
-    total = np.add.accumulate(probability.reshape(count, size))[-1]  # from the first redraw to the last
-    mean: Float64 = (slate.propensity + total) / (count + 1)
+    placed = placement(redraws, chosen, top_m=top_m, explore_share=explore_share)
+    total = np.add.accumulate(placed)[-1]  # from the first redraw to the last
+    mean: Float64 = (slate.propensity + total) / (len(redraws) + 1)
     return mean

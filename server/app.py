@@ -15,7 +15,7 @@ import numpy as np
 from bandits.artifact import load_graph
 from bandits.backend import choose_backend
 from bandits.context import Context
-from server.assembly import Gates, Parts, add_services, make_listeners, make_rules
+from server.assembly import Gates, Parts, add_services, make_listeners, make_rules, make_shadows
 from server.collectors import StateCollector
 from server.graph_changes import GraphChanges
 from server.graph_watch import GraphWatch
@@ -30,6 +30,8 @@ from server.loops import Loop, make_loop
 from server.metrics import Metrics
 from server.pages import make_pages
 from server.settings import Settings, split_address
+from server.shadow.collector import ShadowCollector
+from server.shadow.shadows import Shadows
 from server.snapshot import Snapshot
 from server.vitals import Sample, Vitals
 from streams.corpus.item_place import ItemPlace
@@ -84,6 +86,7 @@ class App:
         self._vitals: Vitals | None = None
         self._watch: GraphWatch | None = None
         self._exploration: Exploration | None = None
+        self._shadows: Shadows | None = None
         self._addresses: Addresses | None = None
         self._stopping = threading.Lock()  # taken once, by the one who stops
         self._stopped = threading.Event()
@@ -139,6 +142,8 @@ class App:
             listener.close()
         if self._watch:
             self._watch.stop()
+        if self._shadows:
+            self._shadows.stop()
         if self._vitals:
             self._vitals.stop()
         if self.loop:
@@ -173,6 +178,7 @@ class App:
         )
         self._watch = self._make_watch(changes)
         self._exploration = self._make_exploration()
+        self._shadows = shadows = self._make_shadows()
         parts = Parts(
             settings=settings,
             loop=self.loop,
@@ -184,6 +190,7 @@ class App:
             gates=gates,
             changes=changes,
             exploration=self._exploration,
+            shadows=shadows,
             refusal=lambda: self._watch.refusal if self._watch else "",
             version=self.version,
             clock_ms=self._clock_ms,
@@ -196,6 +203,8 @@ class App:
         vitals.start()
         if self._watch:
             self._watch.start()
+        if shadows:
+            shadows.start()
         serving.start(self.health, (RECOMMENDER, FEEDBACK))
         operating.start(self.health, (OPERATIONS,))
         self._http.start(
@@ -205,6 +214,7 @@ class App:
                 vitals=vitals,
                 version=self.version,
                 policy_name=parts.policy_name,
+                shadows=shadows.standings if shadows else list,
             )
         )
         host, port = self._http.address
@@ -231,6 +241,12 @@ class App:
         exploration = Exploration(group.rules(), budgets, clock_ms=self._clock_ms)
         self.metrics.registry.register(exploration)
         return exploration
+
+    def _make_shadows(self) -> Shadows | None:
+        shadows = make_shadows(self.settings, self._rules, clock_ms=self._clock_ms, log=self._log)
+        if shadows:
+            self.metrics.registry.register(ShadowCollector(shadows))
+        return shadows
 
     def _on_sample(self, sample: Sample) -> None:
         if sample.loop.failed and not self._failure_logged:

@@ -24,6 +24,8 @@ from server.recommender import ContextRules, RecommenderService
 from server.rules import RulesInForce
 from server.scoring import SlateRules
 from server.settings import Settings
+from server.shadow.policies import ShadowPolicy
+from server.shadow.shadows import Shadows
 from server.snapshot import Snapshot
 from server.vitals import Vitals
 
@@ -47,6 +49,7 @@ class Parts:
         changes: of the graph.
         refusal: why the latest artifact in the watched directory was refused.
         exploration: bounds it; None = nothing does.
+        shadows: policies that are only looked at; None = there are none.
         version: release of the server.
         clock_ms: Unix milliseconds.
     """
@@ -62,6 +65,7 @@ class Parts:
     changes: GraphChanges
     refusal: Callable[[], str]
     exploration: Exploration | None
+    shadows: Shadows | None
     version: str
     clock_ms: Callable[[], int]
 
@@ -97,6 +101,34 @@ def make_rules(settings: Settings) -> RulesInForce:
     policy, slate = settings.policy, settings.slate
     rules = SlateRules(policy.settings(), slate.top_m, slate.explore_share, slate.propensity_draws)
     return RulesInForce(rules, fit_prior=policy.beta_prior is None, fit_pooled_mean=policy.pooled_mean is None)
+
+
+def make_shadows(
+    settings: Settings, rules: RulesInForce, *, clock_ms: Callable[[], int], log: FilteringBoundLogger
+) -> Shadows | None:
+    """The shadow policies that the settings ask for."""
+    group = settings.shadow
+    if not group.policies:
+        return None
+    policies = [
+        ShadowPolicy(
+            shadow.name,
+            mode=shadow.policy.get("mode", settings.policy.mode),
+            policy={name: value for name, value in shadow.policy.items() if name != "mode" and value is not None},
+            slate=shadow.slate,
+        )
+        for shadow in group.policies
+    ]
+    return Shadows(
+        policies,
+        rules=rules,
+        rule=settings.join.rule(),
+        share=group.share,
+        max_pending=group.max_pending,
+        window_ms=group.window_ms or settings.join.window_ms,
+        clock_ms=clock_ms,
+        log=log,
+    )
 
 
 def make_listeners(
@@ -159,6 +191,7 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
         exploration=parts.exploration,
         # Whose life of an item is bounded, asks for its budgets slate by slate.
         packed=None if parts.exploration is not None else _packed_slates(parts),
+        shadows=parts.shadows,
     )
     if settings.backend != "numpy" and parts.exploration is None:
         from server.lane.score_lane import ScoreLane
@@ -170,10 +203,15 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
             temperature=settings.context.temperature,
             default_mode=settings.policy.mode,
             metrics=parts.metrics,
+            shadows=parts.shadows,
         )
         serving.short_ways[f"/{RECOMMENDER}/Score"] = lane.score
     feedback = FeedbackService(
-        durable=durable, rule=settings.join.rule(), metrics=parts.metrics, clock_ms=parts.clock_ms
+        durable=durable,
+        rule=settings.join.rule(),
+        metrics=parts.metrics,
+        clock_ms=parts.clock_ms,
+        on_clicks=parts.shadows.clicked if parts.shadows else None,
     )
     operations = OperationsService(
         loop=parts.loop,

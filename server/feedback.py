@@ -29,15 +29,23 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServiceServicer):
         rule: which events count.
         metrics: where elements are counted.
         clock_ms: Unix milliseconds.
+        on_clicks: told of accepted clicks once they are durable; None = nobody is.
     """
 
     def __init__(
-        self, *, durable: DurableFeedback, rule: JoinRule, metrics: Metrics, clock_ms: Callable[[], int]
+        self,
+        *,
+        durable: DurableFeedback,
+        rule: JoinRule,
+        metrics: Metrics,
+        clock_ms: Callable[[], int],
+        on_clicks: Callable[[Sequence[events_pb2.Click]], None] | None = None,
     ) -> None:
         self._durable = durable
         self._rule = rule
         self._metrics = metrics
         self._clock_ms = clock_ms
+        self._on_clicks = on_clicks
 
     def LogImpressions(  # noqa: N802 - the name of the RPC
         self, request: feedback_pb2.LogImpressionsRequest, context: grpc.ServicerContext
@@ -62,6 +70,8 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServiceServicer):
         good, refused = self._sort_out(request.clicks, check_click)
         if good:
             self._durable.clicks(events_pb2.ClickBatch(clicks=good), context)
+            if self._on_clicks is not None:
+                self._on_clicks(good)
         self._metrics.feedback("click", accepted=len(good), refused=len(refused))
         return feedback_pb2.LogClicksResponse(accepted=len(good), refused=refused)
 

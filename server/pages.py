@@ -1,6 +1,6 @@
 """The pages of the HTTP port: metrics, health, and the console with its data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from server.health import Health
 from server.http import Page, Pages
+from server.shadow.standings import Standing
 from server.vitals import Vitals
 
 _JSON = "application/json"
@@ -24,6 +25,7 @@ def make_pages(
     vitals: Vitals,
     version: str,
     policy_name: Callable[[], str],
+    shadows: Callable[[], Sequence[Standing]],
 ) -> Pages:
     """The pages by path.
 
@@ -44,6 +46,7 @@ def make_pages(
             **sample,
             "version": version,
             "policy": policy_name(),
+            "shadows": [asdict(standing) for standing in shadows()],
             "rates": history[-1] if history else {},
         }
         return Page(200, _JSON, orjson.dumps(body))

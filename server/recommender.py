@@ -44,6 +44,7 @@ from server.snapshot import Parameters, Snapshot
 
 if TYPE_CHECKING:
     from server.packed.packed_slates import PackedSlates
+    from server.shadow.shadows import Shadows
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         clock_ms: Unix milliseconds.
         exploration: bounds it; None = nothing does.
         packed: makes what fills packed slates; None = nobody does.
+        shadows: look at some answers; None = nobody does.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         clock_ms: Callable[[], int],
         exploration: Exploration | None = None,
         packed: "Callable[[], PackedSlates] | None" = None,
+        shadows: "Shadows | None" = None,
     ) -> None:
+        self._shadows = shadows
         self._packed = packed
         self._dictionaries: WeakKeyDictionary[grpc.ServicerContext, Dictionary] = WeakKeyDictionary()
         self._snapshot = snapshot
@@ -325,6 +329,8 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
             explored=int(np.count_nonzero(slate.explored)),
             propensity=slate.propensity,
         )
+        if self._shadows is not None:
+            self._shadows.offer(parameters, user, query, reply)
 
     def _parameters(self) -> Parameters:
         parameters = self._snapshot.current

@@ -113,6 +113,31 @@ class LifeCycleGroup(_Group):
         )
 
 
+class ShadowPolicyGroup(_Group):
+    """A policy that is scored on live requests and shown to nobody; what it does not set is as it is served."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="what it is called in metrics")
+    policy: dict[str, Any] = Field(default_factory=dict, description="settings of `policy.` that differ")
+    slate: dict[str, Any] = Field(default_factory=dict, description="settings of `slate.` that differ")
+
+
+class ShadowGroup(_Group):
+    """Which policies are followed beside the traffic, and on how much of it."""
+
+    policies: tuple[ShadowPolicyGroup, ...] = Field(default=(), max_length=8)
+    share: float = Field(default=1 / 16, gt=0, le=1, description="of requests, chosen by their ids")
+    max_pending: int = Field(default=20_000, ge=1, description="slates that wait for rewards; the oldest go first")
+    window_ms: int | None = Field(default=None, ge=1, description="how long they wait; none = `join.window_ms`")
+
+    @field_validator("policies")
+    @classmethod
+    def _names_differ(cls, value: tuple[ShadowPolicyGroup, ...]) -> tuple[ShadowPolicyGroup, ...]:
+        names = [policy.name for policy in value]
+        if len(set(names)) < len(names):
+            raise ValueError(f"expected distinct names, got {', '.join(names)}")
+        return value
+
+
 class ContextGroup(_Group):
     """How a user's embedding becomes weights over clusters."""
 
@@ -210,6 +235,7 @@ class Settings(BaseSettings):
     policy: PolicyGroup = PolicyGroup()
     slate: SlateGroup = SlateGroup()
     life_cycle: LifeCycleGroup = LifeCycleGroup()
+    shadow: ShadowGroup = ShadowGroup()
     context: ContextGroup = ContextGroup()
     join: JoinGroup = JoinGroup()
     loop: LoopGroup = LoopGroup()
@@ -227,6 +253,19 @@ class Settings(BaseSettings):
     def _can_watch(self) -> "Settings":
         if self.graph_watch_s and self.graph_dir is None:
             raise ValueError("graph_watch_s: expected graph_dir to be set with it, got none")
+        return self
+
+    @model_validator(mode="after")
+    def _shadows_are_policies(self) -> "Settings":
+        if self.shadow.policies and self.life_cycle.is_set:
+            raise ValueError("shadow.policies: expected none where life_cycle bounds exploration, got some")
+        for at, shadow in enumerate(self.shadow.policies):
+            for name, group, given in (("policy", self.policy, shadow.policy), ("slate", self.slate, shadow.slate)):
+                try:
+                    merged = type(group)(**(group.model_dump() | given))
+                except ValidationError as error:
+                    raise ValueError(f"shadow.policies.{at}.{name}.{_line(error.errors()[0])}") from None
+                given |= {key: getattr(merged, key) for key in given}  # as they are meant, not as they were written
         return self
 
     @classmethod
@@ -315,7 +354,7 @@ def _line(error: Any) -> str:
         return f"{field}: expected a known setting, got an unknown name"
     message = error["msg"].removeprefix("Value error, ")
     if ": expected" in message:  # a group that checks itself names its own field
-        return f"{field}.{message}"
+        return f"{field}.{message}" if error["loc"] else message
     if message.startswith("expected"):
         return f"{field}: {message}"
     expected = message[0].lower() + message[1:]

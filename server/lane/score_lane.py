@@ -7,15 +7,18 @@ what it does not take, it hands over whole before anything has happened. It reco
 import os
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from bandits.context import Context
 from bandits.draws import COARSE_QUANTILES
 from bandits.slates_numba import CompiledPolicy, explored_tables
 from freshet.v1 import recommender_pb2
 from server.lane.read_score import (
     CANDIDATES,
+    CLUSTERS,
     GIVEN,
     HAS_SEED,
     MODE,
@@ -37,6 +40,9 @@ from server.requests import MODE_NAMES, MODE_NUMBERS
 from server.rules import NamedRules, RulesInForce
 from server.snapshot import Parameters, Snapshot
 from streams.limits import MAX_CLUSTERS_PER_CONTEXT
+
+if TYPE_CHECKING:
+    from server.shadow.shadows import Shadows
 
 _DRAWN_BYTES = 24  # a seed and a request id
 _CALLS_A_DRAW = 64
@@ -85,6 +91,7 @@ class ScoreLane:
         temperature: of their softmax.
         default_mode: name of the mode of requests that name none.
         metrics: where slates are counted.
+        shadows: look at some answers; None = nobody does.
     """
 
     def __init__(
@@ -96,6 +103,7 @@ class ScoreLane:
         temperature: float,
         default_mode: str,
         metrics: Metrics,
+        shadows: "Shadows | None" = None,
     ) -> None:
         self._snapshot = snapshot
         self._rules = rules
@@ -103,6 +111,7 @@ class ScoreLane:
         self._temperature = temperature
         self._default_mode = MODE_NUMBERS[default_mode]
         self._metrics = metrics
+        self._shadows = shadows
         self._room = _Room()
         self._answers: tuple[NamedRules | None, str, dict[int, _Answer]] = (None, "", {})
 
@@ -179,7 +188,11 @@ class ScoreLane:
         )
         if read[UNKNOWN]:
             self._metrics.unknown_items.inc(read[UNKNOWN])
-        return out[:length].tobytes()
+        told = out[:length].tobytes()
+        if self._shadows is not None and self._shadows.chooses(request_id):
+            user = Context(room.clusters[: read[CLUSTERS]].copy(), room.weights[: read[CLUSTERS]].copy())
+            self._shadows.take(parameters, room.items[:n].copy(), user, told, request_id=bytes(request_id).decode())
+        return told
 
     def _out(self, size: int) -> npt.NDArray[np.uint8]:
         """Room for an answer."""

@@ -1,0 +1,1 @@
+"""Shadow policies: what other settings would have earned on the requests that are served, without touching them."""

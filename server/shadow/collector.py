@@ -1,0 +1,72 @@
+"""The shadow policies' standings as metrics; an estimate without support is absent."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.shadow.shadows import Shadows
+from server.shadow.standings import Standing
+
+
+class ShadowCollector(Collector):
+    """Reads the standings when scraped.
+
+    Args:
+        shadows: whose.
+    """
+
+    def __init__(self, shadows: Shadows) -> None:
+        self._shadows = shadows
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: as `server.collectors`."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
+        standings = self._shadows.standings()
+        yield _by_policy("supported", "1 where there are estimates.", standings, lambda s: not s.refused)
+        yield _by_policy(
+            "effective_slates", "Slates that bear on the policy.", standings, lambda s: s.effective_slates
+        )
+        yield _by_policy("mean_weight", "1 with full support.", standings, lambda s: s.mean_weight)
+        yield _by_policy("max_weight", "Largest weight of a slot.", standings, lambda s: s.max_weight)
+        logged = "Reward per shown item of the shadowed slates, as they were served."
+        yield GaugeMetricFamily("freshet_shadow_logged_reward", logged, value=standings[0].logged)
+        estimate = GaugeMetricFamily(
+            "freshet_shadow_reward_estimate", "Reward per shown item.", labels=["policy", "estimator"]
+        )
+        bound = GaugeMetricFamily(
+            "freshet_shadow_reward_bound",
+            "Ends of the 95 % intervals.",
+            labels=["policy", "estimator", "bound"],
+        )
+        for one in standings:
+            _estimates(one, estimate, bound)
+        yield estimate
+        yield bound
+        slates = CounterMetricFamily("freshet_shadow_slates", "Shadowed slates.", labels=["outcome"])
+        for outcome, count in self._shadows.outcomes().items():
+            slates.add_metric([outcome], count)
+        yield slates
+        waiting = "Shadowed slates that wait for rewards."
+        yield GaugeMetricFamily("freshet_shadow_pending_slates", waiting, value=self._shadows.pending)
+
+
+def _by_policy(
+    name: str, documentation: str, standings: Sequence[Standing], value: Callable[[Standing], float]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"freshet_shadow_{name}", documentation, labels=["policy"])
+    for one in standings:
+        family.add_metric([one.name], float(value(one)))
+    return family
+
+
+def _estimates(one: Standing, estimate: GaugeMetricFamily, bound: GaugeMetricFamily) -> None:
+    told = (("ips", one.ips, one.ips_interval), ("snips", one.snips, one.snips_interval))
+    for estimator, value, interval in (*told, ("lift", one.lift, one.lift_interval)):
+        if value is not None and interval is not None:
+            estimate.add_metric([one.name, estimator], value)
+            bound.add_metric([one.name, estimator, "low"], interval[0])
+            bound.add_metric([one.name, estimator, "high"], interval[1])
