@@ -29,16 +29,16 @@ def draw_runs(runs: dict[str, dict[str, Any]], path: Path) -> None:
     matplotlib = optional_library("matplotlib", needed_for="the picture", extra="graph")
     figures = optional_library("matplotlib.figure", needed_for="the picture", extra="graph")
     with matplotlib.rc_context({"svg.hashsalt": "freshet", "font.size": 9}):
-        figure = figures.Figure(figsize=(12, 3.8), layout="constrained")
+        figure = figures.Figure(figsize=(12, 4), layout="constrained")
         reward, shown, new = figure.subplots(1, 3)
         for name, run in runs.items():
             _reward(reward, name, run["curve"])
             _items(shown, name, run["exposure"]["curve"], "shown_20")
             _items(new, name, run["exposure"]["curve"], "new_shown_20")
         last = next(reversed(runs.values()))
-        reward.axhline(last["same_for_all"], color="black", linestyle=":", label="best-liked, for all")
+        reward.axhline(last["same_for_all"], color="black", linestyle=":", label="best-liked items, for all")
         published = last["exposure"]["curve"]
-        new.plot(*_columns(published, "new"), color="black", linestyle=":", label="published")
+        new.plot(*_columns(published, "new"), color="gray", linestyle="--", label="new items published")
         top = 1.08 * max(reward.dataLim.y1, last["same_for_all"])
         reward.set(title="expected clicks a slate", xlabel="slates", ylim=(0, top))
         shown.set(title="items shown 20 times or more", xlabel="slates", ylim=(0, None))
@@ -47,8 +47,8 @@ def draw_runs(runs: dict[str, dict[str, Any]], path: Path) -> None:
             axis.grid(alpha=0.3)
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axis.locator_params(axis="x", nbins=5)
-        reward.legend()
-        new.legend()
+        handles = [*reward.get_lines(), new.get_lines()[-1]]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
         figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})
 
 
