@@ -22,6 +22,7 @@ class Growing:
         array: of any shape; its first axis grows.
 
     Examples:
+        >>> import numpy as np
         >>> rows, view = Growing(np.array([1, 2])).extended(2, np.array([3]))
         >>> longer = rows.extended(3, np.array([4]))[1]
         >>> view.tolist(), longer.tolist(), np.shares_memory(view, longer)

@@ -109,7 +109,8 @@ def make_conditions(world: Environment, scenario: Scenario, rounds: int, *, dela
     now = np.arange(rounds, dtype=np.int64)
     late = np.full(rounds, delay, np.int64)
     if scenario.heavy_tail:
-        drawn = np.random.default_rng([_FIRST_SEED + seed, _DELAYS]).random(rounds)
+        rng = np.random.default_rng([_FIRST_SEED + seed, _DELAYS])
+        drawn = rng.random(rounds)
         late = Pareto(smallest=20.0, tail=0.7, cap=float(rounds)).draw(drawn).astype(np.int64)
     theta = world.theta[None] * scenario.scale
     phase_rounds = max(1, rounds // DRIFT_PHASES)
