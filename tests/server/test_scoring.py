@@ -78,7 +78,11 @@ def test_the_parts_of_an_explanation_sum_to_the_whole(estimator: str, prior: dic
 def test_only_drawn_scores_have_estimated_propensities() -> None:
     """A propensity says exact only where it is."""
     slates = {m: fill_slate(random_sums(0), mode=m, slate_size=5, seed=0, rules=RULES) for m in MODES}
-    assert {mode for mode, slate in slates.items() if slate.estimated} == {"thompson", "beta_thompson", "randomized_ucb"}
+    assert {mode for mode, slate in slates.items() if slate.estimated} == {
+        "thompson",
+        "beta_thompson",
+        "randomized_ucb",
+    }
 
 
 def test_epsilon_is_the_exploration_share_of_its_mode_alone() -> None:
