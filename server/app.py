@@ -9,13 +9,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bandits.artifact import load_graph
 from bandits.backend import choose_backend
 from bandits.context import Context
-from server.assembly import Gates, Parts, add_services, make_listeners, make_rules, make_shadows
+from server.assembly import (
+    Gates,
+    Parts,
+    add_services,
+    make_click_topic,
+    make_listeners,
+    make_rules,
+    make_shadows,
+)
 from server.collectors import StateCollector
 from server.graph_changes import GraphChanges
 from server.graph_watch import GraphWatch
@@ -36,6 +45,9 @@ from server.snapshot import Snapshot
 from server.vitals import Sample, Vitals
 from streams.corpus.item_place import ItemPlace
 from streams.store import StoreError
+
+if TYPE_CHECKING:
+    from server.shadow.click_topic import ClickTopic
 
 
 class StartError(RuntimeError):
@@ -87,6 +99,7 @@ class App:
         self._watch: GraphWatch | None = None
         self._exploration: Exploration | None = None
         self._shadows: Shadows | None = None
+        self._click_topic: ClickTopic | None = None
         self._addresses: Addresses | None = None
         self._stopping = threading.Lock()  # taken once, by the one who stops
         self._stopped = threading.Event()
@@ -142,6 +155,8 @@ class App:
             listener.close()
         if self._watch:
             self._watch.stop()
+        if self._click_topic:
+            self._click_topic.stop()
         if self._shadows:
             self._shadows.stop()
         if self._vitals:
@@ -179,6 +194,7 @@ class App:
         self._watch = self._make_watch(changes)
         self._exploration = self._make_exploration()
         self._shadows = shadows = self._make_shadows()
+        self._click_topic = make_click_topic(settings, shadows, self._log)
         parts = Parts(
             settings=settings,
             loop=self.loop,
@@ -205,6 +221,8 @@ class App:
             self._watch.start()
         if shadows:
             shadows.start()
+        if self._click_topic:
+            self._click_topic.start()
         serving.start(self.health, (RECOMMENDER, FEEDBACK))
         operating.start(self.health, (OPERATIONS,))
         self._http.start(

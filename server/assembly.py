@@ -28,9 +28,11 @@ from server.shadow.policies import ShadowPolicy
 from server.shadow.shadows import Shadows
 from server.snapshot import Snapshot
 from server.vitals import Vitals
+from streams.topics import TopicNames
 
 if TYPE_CHECKING:
     from server.packed.packed_slates import PackedSlates
+    from server.shadow.click_topic import ClickTopic
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +133,21 @@ def make_shadows(
     )
 
 
+def make_click_topic(settings: Settings, shadows: Shadows | None, log: FilteringBoundLogger) -> "ClickTopic | None":
+    """What brings the shadows the clicks of a whole deployment; None where there are no shadows, or no Kafka."""
+    if shadows is None or settings.kafka.bootstrap is None:
+        return None
+    from server.shadow.click_topic import ClickTopic
+
+    return ClickTopic(
+        settings.kafka.bootstrap,
+        topic=TopicNames(settings.kafka.prefix).clicks,
+        rule=settings.join.rule(),
+        on_clicks=shadows.clicked,
+        log=log,
+    )
+
+
 def make_listeners(
     settings: Settings, gates: Gates, metrics: Metrics, log: FilteringBoundLogger
 ) -> tuple[Listener, Listener]:
@@ -211,7 +228,8 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
         rule=settings.join.rule(),
         metrics=parts.metrics,
         clock_ms=parts.clock_ms,
-        on_clicks=parts.shadows.clicked if parts.shadows else None,
+        # On Kafka the shadows read the topic, as other servers and producers have clicks too.
+        on_clicks=parts.shadows.clicked if parts.shadows and not settings.kafka.bootstrap else None,
     )
     operations = OperationsService(
         loop=parts.loop,
