@@ -1,6 +1,6 @@
 """What one micro-batch changes in the joiner: the unit that is stored, and applied again when restoring."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -42,11 +42,11 @@ class Tally:
 
     def copy(self) -> "Tally":
         """An independent copy."""
-        return Tally(**asdict(self))
+        return Tally(**vars(self))
 
     def as_dict(self) -> dict[str, int]:
         """Counts by name."""
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def names(cls) -> list[str]:
