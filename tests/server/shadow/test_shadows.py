@@ -1,5 +1,6 @@
 """Shadow policies disturb nothing, hold no more than they may, and count what they leave out."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from freshet.v1 import recommender_pb2
 from server.shadow import shadows as module
 from server.shadow.pending import MAX_CLICKS, PendingSlates
 from server.shadow.policies import ShadowPolicy
-from tests.server.lane.lanes import any_request
+from tests.server.lane.lanes import any_request, learned
 from tests.server.messages import one_hot
 from tests.server.shadow.shadowed import ITEMS, WINDOW_MS, Shadowed
 
@@ -54,6 +55,25 @@ def test_both_ways_are_shadowed_alike() -> None:
         assert slate.weights is not None
         weights.append((slate.item_ids, slate.weights.tolist()))
     assert weights[0] == weights[1] == weights[2]
+
+
+def test_what_is_learned_after_the_reply_does_not_weigh_it() -> None:
+    """A shadow is judged by the sums at the reply: those with the slate's own impression would be against it."""
+    shadowed = Shadowed(ShadowPolicy("s", "exploit", slate={"explore_share": 0.5}), served="uniform")
+    current = shadowed.snapshot.current
+    assert current
+    for request_id in ("scored before", "scored after", "served after"):
+        if request_id == "served after":
+            change = learned(current.graph, np.random.default_rng(2), 400)
+            shadowed.snapshot.apply(replace(change, full=False))
+            assert current.position == 400
+        shadowed.score(request_id, slate_size=len(ITEMS))
+        if request_id == "scored before":
+            shadowed.shadows.work()
+    shadowed.shadows.work()
+    weights = {name: slate.weights.tolist() for name, slate in shadowed.shadows._pending._slates.items()}  # type: ignore[union-attr]
+    assert weights["scored before"] == weights["scored after"]
+    assert weights["scored after"] != weights["served after"]
 
 
 def test_the_share_is_chosen_by_the_id_alone() -> None:
