@@ -217,7 +217,11 @@ def clusters(*ids: int) -> events_pb2.ClusterIds:
         ([item("")], "items[0].item_id", "expected 1 to 256 bytes, got an empty string"),
         ([item(LONG)], "items[0].item_id", "expected 1 to 256 bytes, got 257 bytes"),
         ([item(cluster_ids=clusters(1))] * 2, "items[1].item_id", "expected distinct values, got new again"),
-        ([item()], "items[0].place", "expected embedding or cluster_ids, got neither"),
+        (
+            [item()],
+            "items[0].place",
+            "expected embedding, cluster_ids or, with item_tower set, attributes, got neither",
+        ),
         (
             [item(cluster_ids=clusters())],
             "items[0].cluster_ids.values",
