@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from rich.console import Console, ConsoleDimensions
 
 from bandits.artifact import save_graph
+from bandits.backend import choose_backend
 from freshet.v1 import (
     events_pb2,
     feedback_pb2,
@@ -37,6 +38,7 @@ from server.demo.summary import gap_closed, summarize
 from server.demo.tally import Batch, Part, Tally
 from server.demo.users import RETRY_WHAT_IS_TURNED_AWAY
 from server.demo.view import picture
+from server.lane.warm_up import compile_calls
 
 SEED = 7
 LONGEST_S = 60
@@ -313,6 +315,8 @@ def test_users_of_another_world_leave(served: Served) -> None:
 
 def test_a_full_disk_ends_the_server(served: Served, scene: Scene) -> None:
     """When nothing more can be written the process ends with 3 and says why; what was acknowledged is kept."""
+    # Compiled code goes to files that are larger than those of the server may grow: they have to be there already.
+    compile_calls(choose_backend("numba"))
     process = served.start(largest_file_kib=256)
     callers = Callers(served.address, scene, patient=False)
     with callers.calling():
