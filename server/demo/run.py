@@ -1,7 +1,10 @@
 """A run of simulated users from start to end."""
 
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from server.demo.surroundings import Surroundings
 from server.demo.tally import Tally
@@ -11,6 +14,20 @@ from server.demo.view import REFRESH_S, showing
 
 class UsersGaveUp(RuntimeError):
     """The server cannot be used by these users; the message says why."""
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, in the main thread: an exception is lost where it comes while objects are being freed."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_users(
@@ -41,15 +58,17 @@ def run_users(
 
     Raises:
         UsersGaveUp: the server does not answer, or is one of another world.
+        KeyboardInterrupt: by Ctrl-C, in the main thread.
     """
     tally = Tally()
     crowd = Crowd(address, scene, habits, tally)
     began_s = time.monotonic()
     crowd.start()
     try:
-        with showing(tally, seconds=seconds, title=title, quiet=quiet) as show:
+        with _interrupts() as interrupted, showing(tally, seconds=seconds, title=title, quiet=quiet) as show:
             while (at_s := time.monotonic() - began_s) < seconds and not crowd.failure:
-                time.sleep(min(REFRESH_S, seconds - at_s))
+                if interrupted.wait(min(REFRESH_S, seconds - at_s)):
+                    raise KeyboardInterrupt
                 check()
                 show(min(time.monotonic() - began_s, seconds))
                 if slates is not None and tally.counts.slates >= slates:
