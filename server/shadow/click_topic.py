@@ -73,8 +73,8 @@ class ClickTopic:
             except KafkaError as error:
                 self._log.warning("shadow policies: the broker does not answer", error=repr(error))
             except Exception:
-                self._log.exception("shadow policies: clicks are not heard any more")
-                return
+                # To stop for good would leave estimates that count no rewards and look as if they did.
+                self._log.exception("shadow policies: clicks were passed over")
             self._stopping.wait(_PAUSE_S)
 
     def _follow(self, decoder: Any, where: dict[TopicPartition, int]) -> None:
@@ -98,8 +98,8 @@ class ClickTopic:
                 self._following.set()
             while tps and not self._stopping.is_set():
                 for tp, records in consumer.poll(timeout_ms=_POLL_MS, max_records=_RECORDS_PER_POLL).items():
+                    where[tp] = records[-1].offset + 1  # first: what cannot be read is not read again for ever
                     decoded = decoder.decode(records, clock_ms=0)
-                    where[tp] = records[-1].offset + 1
                     self._on_clicks([click for record in decoded.records for click in record.events])
         finally:
             consumer.close()
