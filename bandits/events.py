@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Impressions:
         context_cluster: int32, ascending and distinct within a context.
         context_x: int64, round(w * 2^15), 1 <= x <= 2^15.
         position: int32 of each row, from 0; None where positions do not matter.
+        passed: bool of shape (n_slates,), True for a surface that is not learned from; None where all are.
     """
 
     request_ids: Sequence[str]
@@ -43,6 +45,7 @@ class Impressions:
     context_cluster: Int32
     context_x: Int64
     position: Int32 | None = None
+    passed: Bool | None = None
 
     def __len__(self) -> int:
         return len(self.request_ids)

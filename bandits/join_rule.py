@@ -27,6 +27,7 @@ _FIRST_FIELDS = {
 }
 Resolution = Literal["immediate", "at_close"]
 MAX_GAMMAS = 5_000
+MAX_SURFACES = 64
 MIN_HALF_LIFE_MS = 60_000
 MAX_HALF_LIFE_MS = 10_000 * 24 * _HOUR_MS
 MAX_REWARD_CAP = 65_536.0  # a reward in fixed point fits 32 bits, and its products with x leave headroom in 63
@@ -54,6 +55,8 @@ class JoinRule:
         position_gammas: probability that the slot at each position is looked at, 0 < gamma <= 1, the top first; the
             last holds for all positions below. Empty = 1 everywhere.
         half_life_ms: what was shown this much earlier counts half as much; 0 = nothing is forgotten.
+        surfaces: impressions of these alone are learned from, "" = of those that name none; empty = all. Others are
+            passed over, and so are the clicks on them; both are counted.
         reward_cap: rewards are clipped to [0, reward_cap] after weighting, and so is the total of a shown item;
             at most MAX_REWARD_CAP.
         max_pending_rows: impressions kept for clicks to come; the oldest go first.
@@ -77,6 +80,7 @@ class JoinRule:
     resolution: Resolution = "immediate"
     position_gammas: tuple[float, ...] = ()
     half_life_ms: int = 0
+    surfaces: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("window_ms", "max_delay_ms", "max_skew_ms", "max_pending_rows", "max_waiting_clicks"):
@@ -107,6 +111,10 @@ class JoinRule:
             raise ValueError(
                 f"half_life_ms: expected 0 or {MIN_HALF_LIFE_MS} to {MAX_HALF_LIFE_MS}, got {self.half_life_ms}"
             )
+        object.__setattr__(self, "surfaces", tuple(self.surfaces))
+        if len(self.surfaces) > MAX_SURFACES or len(set(self.surfaces)) < len(self.surfaces):
+            given = ", ".join(f'"{surface}"' for surface in self.surfaces)
+            raise ValueError(f"surfaces: expected at most {MAX_SURFACES} distinct names, got {given}")
         for name in ("kind_caps", "kind_aggregations"):
             for kind in getattr(self, name):
                 if kind not in self.kind_weights:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from bandits.arena import ranges
 from bandits.events import Clicks, Impressions
-from bandits.joiner_batch import Bool, Int32, Key, NewRows, Reactions
+from bandits.joiner_batch import NO_FLAGS, Bool, Int32, Key, NewRows, Reactions
 from bandits.joiner_change import Dead, JoinerChange, Tally
 from bandits.joiner_facts import make_outcomes
 from bandits.joiner_state import JoinerState
@@ -66,6 +66,7 @@ class Joiner(JoinerState):
             context_cluster=rows.context_cluster,
             context_x=rows.context_x,
             row_gamma=rows.gamma,
+            row_passed=rows.passed,
             rewarded=reactions.row[reactions.joined],
             click_start=self._clicks.end,
             click_keys=reactions.wait_keys,
@@ -103,13 +104,17 @@ class Joiner(JoinerState):
         keys: list[Key] = list(zip(requests, impressions.item_ids, strict=True))
         on_time = ~(late | future)[slate]
         fresh = on_time & self._first_seen(keys, on_time, impressions.ingested_at_ms[slate])
-        tally.impressions_late += int(sizes[late].sum())
         tally.impressions_dead += int(sizes[future].sum())
-        tally.impressions_duplicate += int(np.count_nonzero(on_time & ~fresh))
-        tally.impressions_accepted += int(np.count_nonzero(fresh))
+        learned = None if impressions.passed is None else ~impressions.passed
+        if learned is not None:
+            tally.impressions_other_surface += int(sizes[~(learned | future)].sum())
+            late &= learned
+        tally.impressions_late += int(sizes[late].sum())
+        own = True if learned is None else learned[slate]
+        tally.impressions_duplicate += int(np.count_nonzero(on_time & ~fresh & own))
+        tally.impressions_accepted += int(np.count_nonzero(fresh & own))
         at = np.flatnonzero(fresh)
-        # Contexts of slates without a new row are not kept: a flood of repeats must not fill the memory.
-        kept, context = np.unique(slate[at], return_inverse=True)
+        kept, context = _contexts_of(slate[at], learned)
         context_sizes = np.diff(impressions.context_ends, prepend=0)[kept]
         elements = ranges(impressions.context_ends[kept] - context_sizes, context_sizes)
         rows = NewRows(
@@ -122,6 +127,7 @@ class Joiner(JoinerState):
             context_cluster=impressions.context_cluster[elements],
             context_x=impressions.context_x[elements],
             gamma=self._gammas(impressions, at),
+            passed=NO_FLAGS if impressions.passed is None else impressions.passed[slate[at]],
         )
         return rows, self._dead(IMPRESSIONS_TOPIC, impressions, future)
 
@@ -200,6 +206,11 @@ class Joiner(JoinerState):
         rewarded[old] = self.rows.take("rewarded", reactions.row[old])
         new = found & ~old
         shown_ms[new] = rows.occurred_ms[reactions.row[new] - self.rows.end]
+        if self.has_passed or len(rows.passed):
+            # What is on a row of another surface is neither late nor a repeat, whenever it happened.
+            passed = self.are_passed(reactions.row, rows.passed)
+            tally.clicks_other_surface += int(np.count_nonzero(passed))
+            found = found & ~passed
         delay = reactions.occurred_ms - shown_ms
         inside = found & (delay <= self.rule.window_ms) & (delay >= -self.rule.max_skew_ms)
         if self.rule.keeps_rewards:
@@ -210,7 +221,7 @@ class Joiner(JoinerState):
             reactions.joined = np.zeros(len(found), np.bool_)
             reactions.joined[at[np.unique(reactions.row[at], return_index=True)[1]]] = True
             tally.clicks_duplicate += int(np.count_nonzero(inside & ~reactions.joined))
-        reactions.wait = ~found
+        reactions.wait = reactions.row < 0
         tally.clicks_joined += int(np.count_nonzero(reactions.joined))
         tally.clicks_late += int(np.count_nonzero(found & ~inside))
 
@@ -282,6 +293,20 @@ class Joiner(JoinerState):
         got = (events.occurred_at_ms - events.ingested_at_ms)[future].tolist()
         places = zip(at, got, strict=True)
         return [Dead(topic, int(events.offset[i]), int(events.index[i]), f"{reason}, got {ms}") for i, ms in places]
+
+
+def _contexts_of(slate: Int64, learned: Bool | None) -> tuple[Int64, Int64]:
+    """Slates whose context is kept, ascending, and the number of each row's among them.
+
+    Contexts of slates without a new row are not kept: a flood of repeats must not fill the memory. Those of other
+    surfaces are not either; their rows are given the number of the next one, so that numbers never decrease.
+    """
+    if learned is None:
+        kept, context = np.unique(slate, return_inverse=True)
+    else:
+        kept = np.unique(slate[learned[slate]])
+        context = np.searchsorted(kept, slate)
+    return kept, context
 
 
 def _next(offsets: Int64, position: int) -> int:

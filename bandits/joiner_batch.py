@@ -12,6 +12,7 @@ Int32 = npt.NDArray[np.int32]
 Key = tuple[str, str]  # (request_id, item_id)
 
 NO_NUMBERS: Int64 = np.empty(0, np.int64)
+NO_FLAGS: Bool = np.empty(0, np.bool_)
 
 
 @dataclass
@@ -28,6 +29,7 @@ class NewRows:
         context_cluster: int32.
         context_x: int64, unit 2^-15.
         gamma: int32, unit 2^-15; empty where positions do not matter.
+        passed: bool, True where a row is of a surface that is not learned from; empty where all are.
     """
 
     keys: list[Key]
@@ -39,6 +41,7 @@ class NewRows:
     context_cluster: Int32
     context_x: Int64
     gamma: Int32
+    passed: Bool
 
 
 @dataclass

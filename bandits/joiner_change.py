@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 Key = tuple[str, str]
 
 
@@ -25,6 +26,8 @@ class Tally:
         clicks_late: outside the attribution window, or older than the accepted delay when ingested.
         clicks_unmatched: no impression came while the click waited.
         clicks_dead: refused, a dead letter was written.
+        impressions_other_surface: shown items of surfaces that are not learned from, and repeats of them.
+        clicks_other_surface: clicks on those.
         rows_evicted: accepted impressions dropped early because too many were pending (not a category of its own).
     """
 
@@ -39,6 +42,8 @@ class Tally:
     clicks_dead: int = 0
     rows_evicted: int = 0
     clicks_absorbed: int = 0
+    impressions_other_surface: int = 0
+    clicks_other_surface: int = 0
 
     def copy(self) -> "Tally":
         """An independent copy."""
@@ -70,6 +75,10 @@ def _none() -> Int64:
 
 def _no_int32() -> Int32:
     return np.empty(0, np.int32)
+
+
+def _no_bool() -> Bool:
+    return np.empty(0, np.bool_)
 
 
 @dataclass
@@ -110,6 +119,7 @@ class JoinerChange:
         row_gamma: int32, unit 2^-15; empty where positions do not matter.
         row_offset: int64, place of each new row in the source log; empty where impressions are not in flight.
         row_index: int32, likewise.
+        row_passed: bool, True for a row of a surface that is not learned from; empty where all are.
         closed_before: rows below this number are not in flight.
         first_row: rows below are forgotten.
         first_click: waiting clicks below are forgotten.
@@ -152,6 +162,7 @@ class JoinerChange:
     row_gamma: Int32 = field(default_factory=_no_int32)
     row_offset: Int64 = field(default_factory=_none)
     row_index: Int32 = field(default_factory=_no_int32)
+    row_passed: Bool = field(default_factory=_no_bool)
     closed_before: int = 0
     first_row: int = 0
     first_click: int = 0

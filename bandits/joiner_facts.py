@@ -46,24 +46,30 @@ def make_outcomes(
         change: what follows from both.
     """
     at_close = state.rule.at_close
-    groups = [
-        _Facts(
-            row=np.arange(change.row_start, change.row_start + len(rows.keys)),
-            item_ids=[key[1] for key in rows.keys],
-            impression=int(not at_close),
-            reward=np.zeros(len(rows.keys), np.int64),
-            opening=int(at_close),
-            topic=IMPRESSIONS_TOPIC,
-            offset=impressions.offset[rows.slate],
-            index=impressions.index[rows.slate],
-        ),
-        _rewards(state, reactions, change),
-    ]
+    groups = [_shown(impressions, rows, change, at_close=at_close), _rewards(state, reactions, change)]
     closing = state.closing_rows(change)
     if len(closing):
         groups.append(_closings(state, closing, change))
     in_flight = at_close or len(closing) > 0
     return _columns(state, groups, change, in_flight=in_flight)
+
+
+def _shown(impressions: Impressions, rows: NewRows, change: JoinerChange, *, at_close: bool) -> _Facts:
+    row = np.arange(change.row_start, change.row_start + len(rows.keys))
+    slate, keys = rows.slate, rows.keys
+    if len(rows.passed):
+        own = np.flatnonzero(~rows.passed)
+        row, slate, keys = row[own], slate[own], [keys[at] for at in own.tolist()]
+    return _Facts(
+        row=row,
+        item_ids=[key[1] for key in keys],
+        impression=int(not at_close),
+        reward=np.zeros(len(keys), np.int64),
+        opening=int(at_close),
+        topic=IMPRESSIONS_TOPIC,
+        offset=impressions.offset[slate],
+        index=impressions.index[slate],
+    )
 
 
 def _rewards(state: JoinerState, reactions: Reactions, change: JoinerChange) -> _Facts:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bandits.arena import Arena, ranges
 from bandits.join_rule import JoinRule
-from bandits.joiner_batch import Int32, Key
+from bandits.joiner_batch import NO_FLAGS, Bool, Int32, Key
 from bandits.joiner_change import JoinerChange, Tally
 from bandits.reward_rule import Int64, RewardBook
 from bandits.sums import UNIT
@@ -37,7 +37,14 @@ class JoinerState:
         self.clicks_position = 0
         self._row: dict[Key, int] = {}
         self._keys: deque[Key] = deque()
-        self.rows = Arena(occurred=np.int64, ingested=np.int64, context=np.int64, gamma=np.int32, rewarded=np.bool_)
+        self.rows = Arena(
+            occurred=np.int64,
+            ingested=np.int64,
+            context=np.int64,
+            gamma=np.int32,
+            rewarded=np.bool_,
+            passed=np.bool_,
+        )
         self._contexts = Arena(start=np.int64, size=np.int64)
         self._elements = Arena(cluster=np.int32, x=np.int64)
         self._waiting: dict[Key, list[int]] = {}
@@ -56,6 +63,7 @@ class JoinerState:
         self.in_flight = Arena(offset=np.int64, index=np.int32)  # rows in flight, by number of the row
         self._closed_before = 0
         self.has_gammas = False  # whether a row may have one other than 1
+        self.has_passed = False  # whether a row may be of a surface that is not learned from
         self._needs: deque[tuple[int, int, int]] = deque()  # (sequence, rows below, clicks below) of each change
 
     @property
@@ -71,7 +79,10 @@ class JoinerState:
     @property
     def rows_in_flight(self) -> int:
         """Impressions whose window has not closed; 0 where they count at once."""
-        return len(self.in_flight)
+        if not self.has_passed:
+            return len(self.in_flight)
+        rows = np.arange(self.in_flight.first, self.in_flight.end)
+        return int(np.count_nonzero(~self.are_passed(rows, NO_FLAGS)))
 
     @property
     def has_closed(self) -> bool:
@@ -119,8 +130,10 @@ class JoinerState:
             context=change.row_context,
             gamma=change.row_gamma if len(change.row_gamma) else np.full(len(change.row_keys), UNIT, np.int32),
             rewarded=unrewarded,
+            passed=change.row_passed if len(change.row_passed) else unrewarded,
         )
         self.has_gammas |= len(change.row_gamma) > 0
+        self.has_passed |= len(change.row_passed) > 0
         if len(change.row_offset):
             if not len(self.in_flight):
                 self.in_flight.start_at(change.row_start)
@@ -250,7 +263,25 @@ class JoinerState:
             return _NONE
         start = self.in_flight.first if len(self.in_flight) else change.row_start
         end = change.row_start + len(change.row_offset) if len(change.row_offset) else self.in_flight.end
-        return np.arange(start, max(start, min(change.closed_before, end)))
+        rows = np.arange(start, max(start, min(change.closed_before, end)))
+        if self.has_passed or len(change.row_passed):
+            rows = rows[~self.are_passed(rows, change.row_passed)]
+        return rows
+
+    def are_passed(self, row: Int64, new: Bool) -> Bool:
+        """True for each row, by number, that is of a surface which is not learned from; False for -1.
+
+        Args:
+            row: int64, numbers of rows that are alive or that a micro-batch adds.
+            new: bool of those that it adds; empty where all surfaces are learned from.
+        """
+        passed = np.zeros(len(row), np.bool_)
+        added = row >= self.rows.end
+        old = (row >= 0) & ~added
+        passed[old] = self.rows.take("passed", row[old])
+        if len(new):
+            passed[added] = new[row[added] - self.rows.end]
+        return passed
 
     def gather_contexts(self, used: Int64, change: JoinerChange) -> tuple[Int64, Int32, Int64]:
         """Ends, clusters and x of contexts by number, alive or added by a change."""

@@ -49,7 +49,7 @@ def _compare(encoding: str, slates: int, rounds: int) -> list[Result]:
     shown, clicked = impression_decoder(rule), click_decoder(rule)
 
     def by_messages(_: int) -> tuple[Impressions, Clicks]:
-        impressions = impression_columns(shown.decode(records[0], clock_ms=0).records)
+        impressions = impression_columns(shown.decode(records[0], clock_ms=0).records, rule)
         return impressions, click_columns(clicked.decode(records[1], clock_ms=0).records, rule)
 
     def compiled(_: int) -> tuple[Impressions, Clicks]:

@@ -45,5 +45,5 @@ def run(quick: bool) -> list[Result]:
 
 
 def _batch(shown: list) -> tuple:
-    impressions = impression_columns([Record(0, _NOW_MS, shown)])
+    impressions = impression_columns([Record(0, _NOW_MS, shown)], JoinRule())
     return impressions, click_columns([Record(0, _NOW_MS, clicks(shown))], JoinRule())

@@ -34,6 +34,7 @@ _OPTIONAL = (
 )
 _OPTIONAL_INT32 = ("row_gamma", "row_index")
 _INT32 = ("context_cluster", "click_index")
+_OPTIONAL_FLAGS = ("row_passed",)
 _DTYPES = ((_INT64, "<i8"), (_OPTIONAL, "<i8"), (_INT32, "<i4"), (_OPTIONAL_INT32, "<i4"))
 _NUMBERS = (
     "sequence",
@@ -67,6 +68,9 @@ def encode_change(change: JoinerChange) -> bytes:
         for name in names:
             column: npt.NDArray[np.integer] = getattr(change, name)
             setattr(message, name, column.astype(dtype).tobytes())
+    for name in _OPTIONAL_FLAGS:
+        flags: npt.NDArray[np.bool_] = getattr(change, name)
+        setattr(message, name, flags.tobytes())
     return message.SerializeToString()
 
 
@@ -86,7 +90,7 @@ def decode_change(record: bytes) -> JoinerChange:
         if length is not None and len(getattr(change, name)) != length:
             raise ValueError(f"{name}: expected {length} entries, got {len(getattr(change, name))}")
     rewards = len(change.reward_row)
-    for name in (*_OPTIONAL, *_OPTIONAL_INT32):
+    for name in (*_OPTIONAL, *_OPTIONAL_INT32, *_OPTIONAL_FLAGS):
         lengths = (0, clicks) if name.startswith("click_") else (0, rows) if name.startswith("row_") else (rewards,)
         if len(getattr(change, name)) not in lengths:
             raise ValueError(f"{name}: expected {lengths[-1]} entries, got {len(getattr(change, name))}")
@@ -104,6 +108,8 @@ def _decode(record: bytes) -> JoinerChange:
     for names, dtype in _DTYPES:
         for name in names:
             columns[name] = np.frombuffer(getattr(message, name), dtype)
+    for name in _OPTIONAL_FLAGS:
+        columns[name] = np.frombuffer(getattr(message, name), np.uint8) != 0
     numbers: dict[str, Any] = {name: int(getattr(message, name)) for name in _NUMBERS}
     return JoinerChange(
         tally=Tally(**dict(message.tally)),

@@ -77,7 +77,7 @@ class Committer:
         now_ms = max(self._clock_ms(), self.joiner.clock_ms)  # ingestion time never runs backwards
         impressions, clicks = self._number(incoming, now_ms)
         outcomes, change = self.joiner.join(
-            impression_columns(impressions),
+            impression_columns(impressions, self.joiner.rule),
             click_columns(clicks, self.joiner.rule),
             clock_ms=now_ms,  # what closes by the clock closes in a micro-batch without events, too
         )

@@ -37,8 +37,8 @@ class Record(Generic[Message]):
     indices: Sequence[int] | None = None
 
 
-def impression_columns(records: Iterable[Record[events_pb2.Impression]]) -> Impressions:
-    """Columns of all slates of some records."""
+def impression_columns(records: Iterable[Record[events_pb2.Impression]], rule: JoinRule) -> Impressions:
+    """Columns of all slates of some records; the rule says which surfaces are passed over."""
     records = list(records)
     slates = [slate for record in records for slate in record.events]
     if not slates:
@@ -60,6 +60,7 @@ def impression_columns(records: Iterable[Record[events_pb2.Impression]]) -> Impr
         context_cluster=cluster[order],
         context_x=x[order],
         position=np.array([item.position for slate in slates for item in slate.items], np.int32),
+        passed=np.array([slate.surface not in rule.surfaces for slate in slates]) if rule.surfaces else None,
     )
 
 

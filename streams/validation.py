@@ -45,6 +45,7 @@ def check_impression(message: events_pb2.Impression, rule: JoinRule, now_ms: int
         or _check_length("policy", message.policy, limits.MAX_ID_BYTES)
         or _check_length("graph_version", message.graph_version, limits.MAX_ID_BYTES)
         or _check_length("user_key", message.user_key, limits.MAX_ID_BYTES)
+        or _check_length("surface", message.surface, limits.MAX_SURFACE_BYTES)
         or check_mode(message.mode)
     )
 

@@ -152,7 +152,7 @@ def _join_again(store: Store, joiner: Joiner, expected: Outcomes, rule: JoinRule
         Record(offset, source.ingested_at_ms, source.clicks.clicks)
         for offset, source in _sources(store, keys.CLICKS, joiner.clicks_position, expected.clicks_position)
     ]
-    impressions, clicks = impression_columns(shown), click_columns(reactions, rule)
+    impressions, clicks = impression_columns(shown, rule), click_columns(reactions, rule)
     # Only where facts depend on the clock does the ledger say what it was.
     outcomes, change = joiner.join(impressions, clicks, clock_ms=expected.clock_ms or None)
     joiner.apply(change)
@@ -203,19 +203,17 @@ def conservation(tally: Tally, *, waiting: int, rows: int, clicks: int) -> list[
         clicks: clicks that were consumed.
     """
     judged = tally.clicks_joined + tally.clicks_duplicate + tally.clicks_absorbed
-    decided = judged + tally.clicks_late + tally.clicks_unmatched
-    counted_rows = (
-        tally.impressions_accepted + tally.impressions_duplicate + tally.impressions_late + tally.impressions_dead
-    )
+    decided = judged + tally.clicks_late + tally.clicks_unmatched + tally.clicks_other_surface
+    counted_rows = sum(count for name, count in tally.as_dict().items() if name.startswith("impressions_"))
     counted_clicks = decided + tally.clicks_dead + waiting
     return [
         Check(
-            "accepted + duplicate + late + dead = shown items",
+            "accepted + duplicate + late + dead + other surface = shown items",
             counted_rows == rows,
             f"{counted_rows} of {rows} shown items accounted for",
         ),
         Check(
-            "joined + duplicate + absorbed + late + unmatched + dead + waiting = clicks",
+            "joined + duplicate + absorbed + late + unmatched + other surface + dead + waiting = clicks",
             counted_clicks == clicks,
             f"{counted_clicks} of {clicks} clicks accounted for",
         ),

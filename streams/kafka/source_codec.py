@@ -240,7 +240,7 @@ def impression_decoder(rule: JoinRule) -> ImpressionDecoder:
         events_pb2.ImpressionBatch,
         "impressions",
         check_impression,
-        impression_columns,
+        lambda records: impression_columns(records, rule),
         ImpressionReader(rule),
         rule,
     )

@@ -280,7 +280,7 @@ async def _fold_partition(
         clicked = click_reader.decode(pieces[1], clock_ms=clocks[1])
         clocks = [shown.clock_ms, clicked.clock_ms]
         # By way of messages, not as the worker reads them: what is compared should not share its mistakes.
-        impressions, clicks = impression_columns(shown.records), click_columns(clicked.records, rule)
+        impressions, clicks = impression_columns(shown.records, rule), click_columns(clicked.records, rule)
         _join(result, joiner, impressions, clicks, min(clocks))
         result.rows += len(impressions.item_ids)
         result.clicks += len(clicks)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bandits.graph import Graph, Int32, Int64
+from bandits.join_rule import JoinRule
 from bandits.outcomes import IMPRESSIONS_TOPIC, Outcomes
 from bandits.sums import UNIT
 from freshet.v1 import events_pb2
@@ -91,7 +92,7 @@ class JoinedRows:
         place = np.empty(len(by_time), np.int64)
         place[by_time] = np.arange(len(by_time))
         slates = [self.slates[number] for number in by_time.tolist()]
-        columns = impression_columns([Record(0, 0, slates)])
+        columns = impression_columns([Record(0, 0, slates)], JoinRule())
         items = [self.slates[s].items[i] for s, i in zip(self._slate, self._shown, strict=True)]
         slate = place[np.array(self._slate, np.int64)]
         position = np.array([item.position for item in items], np.int32)

@@ -99,7 +99,7 @@ def _join(lines: list[Line], rule: JoinRule) -> JoinedRows:
     shown = [Record(number, line.impression.occurred_at_ms, [line.impression]) for number, line in enumerate(lines)]
     clicks = sorted((click for line in lines for click in line.clicks), key=lambda click: click.occurred_at_ms)
     reactions = [Record(number, click.occurred_at_ms, [click]) for number, click in enumerate(clicks)]
-    outcomes, _ = Joiner(rule).join(impression_columns(shown), click_columns(reactions, rule))
+    outcomes, _ = Joiner(rule).join(impression_columns(shown, rule), click_columns(reactions, rule))
     rows = JoinedRows()
     rows.add(
         outcomes,
@@ -179,6 +179,7 @@ def _line(raw: Any, rule: JoinRule) -> Line:
         ),
         items=[item for item, _ in shown],
         policy=_get(raw, "", "policy", str, ""),
+        surface=_get(raw, "", "surface", str, ""),
     )
     if not impression.occurred_at_ms:
         raise _Wrong(Violation("occurred_at_ms", "Unix milliseconds > 0", str(raw.get("occurred_at_ms", "none"))))

@@ -26,12 +26,13 @@ from streams.wire.json_values import (
     word_at,
 )
 from streams.wire.settle import click_is_added, row_is_added, slate_is_added
-from streams.wire.sinks import ELEMENTS, FORBIDDEN, ROWS
+from streams.wire.sinks import ELEMENTS, FORBIDDEN, ROWS, UNNAMED
 
 # Numbers of fields, as in events.proto
 _CLUSTERS, _WEIGHTS = 1, 2
 _ITEM_ID, _POSITION, _PROPENSITY = 1, 2, 3
 _REQUEST_ID, _SHOWN_MS, _CONTEXT, _ITEMS, _POLICY, _MODE, _GRAPH_VERSION, _USER_KEY = range(1, 9)
+_SURFACE = 9
 _CLICKED_ITEM, _REWARD, _KIND, _CLICKED_MS, _EVENT_ID = range(2, 7)
 
 
@@ -154,6 +155,7 @@ def behind_impression(data, at, end, now_ms, bounds, words, out, work):  # type:
     at = opens(data, at, end, OPEN)
     seen, n_context, row, first = 0, 0, load(out.ended, ROWS), True
     request_at, request_end, occurred_ms, mode = 0, 0, np.int64(0), np.int64(0)
+    surface = np.int64(UNNAMED)
     while at >= 0:
         field, at = member(data, at, end, first, words.event)
         if field == NO_MEMBER or at < 0:
@@ -179,10 +181,15 @@ def behind_impression(data, at, end, now_ms, bounds, words, out, work):  # type:
             start, stop, at = string(data, at, end)
             if stop - start > bounds.id_bytes:
                 return -1
+        elif field == _SURFACE:
+            start, stop, at = string(data, at, end)
+            if stop - start > bounds.surface_bytes:
+                return -1
+            surface = word_at(data, start, stop, words.kind) if at >= 0 and start < stop else np.int64(UNNAMED)
         else:
             return -1
     fine = at >= 0 and slate_is_added(
-        request_at, request_end, occurred_ms, mode, n_context, row, now_ms, bounds, out, work
+        request_at, request_end, occurred_ms, mode, surface, n_context, row, now_ms, bounds, out, work
     )
     return at if fine else -1
 

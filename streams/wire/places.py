@@ -12,7 +12,7 @@ from bandits.numba_memory import pointer
 
 
 class ShownPlaces(NamedTuple):
-    """A `ShownSink`; `slate` has its rows of seven one after the other."""
+    """A `ShownSink`; `slate` has its rows of eight one after the other."""
 
     ended: Any
     slate: Any

@@ -12,7 +12,7 @@ from bandits.numba_memory import load, store
 from streams.wire.fields import extent, is_utf8, load_float32, load_float64, varint
 from streams.wire.json_values import NOT_A_WORD, word_at
 from streams.wire.settle import click_is_added, row_is_added, slate_is_added
-from streams.wire.sinks import ELEMENTS, ROWS
+from streams.wire.sinks import ELEMENTS, ROWS, UNNAMED
 
 # Tags: the number of a field * 8 + its wire type (0 varint, 1 eight bytes, 2 length, 5 four bytes).
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
@@ -27,6 +27,7 @@ _REQUEST_ID, _SHOWN_MS, _CONTEXT, _ITEM, _MODE = (
     6 << 3,
 )
 _POLICY, _GRAPH_VERSION, _USER_KEY = 5 << 3 | _LENGTH, 7 << 3 | _LENGTH, 8 << 3 | _LENGTH
+_SURFACE = 9 << 3 | _LENGTH
 _CLICKED_ITEM, _REWARD, _KIND, _CLICKED_MS, _EVENT_ID = (
     2 << 3 | _LENGTH,
     3 << 3 | _EIGHT,
@@ -110,10 +111,11 @@ def _item(data, at, end):  # type: ignore[no-untyped-def]
 
 
 @njit
-def impression_is_read(data, at, end, now_ms, bounds, out, work):  # type: ignore[no-untyped-def]
+def impression_is_read(data, at, end, now_ms, bounds, surfaces, out, work):  # type: ignore[no-untyped-def]
     """Write the impression at:end behind what is there; False if it is unusual."""
     row, n_context = load(out.ended, ROWS), -1
     request_at, request_end, occurred_ms, mode = 0, 0, np.int64(0), np.int64(0)
+    surface = np.int64(UNNAMED)
     while at < end:
         tag = load(data, at)
         if tag == _ITEM:
@@ -143,11 +145,18 @@ def impression_is_read(data, at, end, now_ms, bounds, out, work):  # type: ignor
             start, at = _text(data, at + 1, end)
             if at - start > bounds.id_bytes:
                 return False
+        elif tag == _SURFACE:
+            start, at = _text(data, at + 1, end)
+            if at - start > bounds.surface_bytes:
+                return False
+            surface = word_at(data, start, at, surfaces) if start < at else np.int64(UNNAMED)
         else:
             return False
         if at < 0:
             return False
-    return slate_is_added(request_at, request_end, occurred_ms, mode, n_context, row, now_ms, bounds, out, work)
+    return slate_is_added(
+        request_at, request_end, occurred_ms, mode, surface, n_context, row, now_ms, bounds, out, work
+    )
 
 
 @njit

@@ -33,6 +33,8 @@ from streams.wire.sinks import (
     REQUEST_SIZE,
     ROWS,
     SLATES,
+    SURFACE,
+    UNNAMED,
     Int64,
     UInt8,
     bounds_of,
@@ -41,6 +43,7 @@ from streams.wire.sinks import (
     vocabulary_of,
 )
 
+_NO_SURFACE = 2  # entries of `_learned`: that of no name, and that of a name that is none of the rule's
 _NO_RECORD: Int64 = np.empty(0, np.int64)
 
 Outcome = npt.NDArray[np.uint8]
@@ -71,7 +74,8 @@ class ImpressionReader:
 
     def __init__(self, rule: JoinRule) -> None:
         self._bounds = bounds_of(rule)
-        self._words = vocabulary_of(events_pb2.Impression, "impressions", [])
+        self._learned = np.array(["" in rule.surfaces, False, *(bool(name) for name in rule.surfaces)])
+        self._words = vocabulary_of(events_pb2.Impression, "impressions", list(rule.surfaces))
         self.read(*_nothing())
 
     def read(
@@ -100,6 +104,7 @@ class ImpressionReader:
             context_cluster=out.cluster[:n_elements].copy(),
             context_x=out.x[:n_elements].copy(),
             position=out.position[:n_rows].copy(),
+            passed=~self._learned[slate[SURFACE] - UNNAMED] if len(self._learned) > _NO_SURFACE else None,
         )
         return impressions, record
 

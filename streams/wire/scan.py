@@ -92,14 +92,14 @@ def _impressions_of_json(data, at, end, record, now_ms, bounds, words, out, work
 
 
 @njit
-def _impressions_of_protobuf(data, at, end, record, now_ms, bounds, out, work):  # type: ignore[no-untyped-def]
+def _impressions_of_protobuf(data, at, end, record, now_ms, bounds, words, out, work):  # type: ignore[no-untyped-def]
     """Write the impressions of a record; False if it is unusual."""
     batch = is_batch(data, at, end)
     index, fine = 0, at < end
     while fine and at < end and index < bounds.events:
         start, stop = extent(data, at + 1, end) if batch else (at, end)
         store(work.serial, 0, load(work.serial, 0) + 1)
-        fine = impression_is_read(data, start, stop, now_ms, bounds, out, work)
+        fine = impression_is_read(data, start, stop, now_ms, bounds, words.kind, out, work)
         if fine:
             first = (load(out.ended, SLATES) - 1) * SLATE_COLUMNS
             store(out.slate, first + RECORD, record)
@@ -135,7 +135,7 @@ def _scan_impressions(data, ends, now_ms, bounds, words, out, outcome):  # type:
         if form == TRY_JSON:
             fine = _impressions_of_json(bytes_, at, end, record, now_ms[record], bounds, known, places, work)
         else:
-            fine = _impressions_of_protobuf(bytes_, at, end, record, now_ms[record], bounds, places, work)
+            fine = _impressions_of_protobuf(bytes_, at, end, record, now_ms[record], bounds, known, places, work)
         outcome[record] = DONE if fine else HAND_OVER
         if not fine:
             out.ended[SLATES], out.ended[ROWS], out.ended[ELEMENTS] = slates, rows, elements

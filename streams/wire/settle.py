@@ -26,6 +26,7 @@ from streams.wire.sinks import (
     ROWS,
     SLATE_COLUMNS,
     SLATES,
+    SURFACE,
 )
 
 
@@ -51,7 +52,7 @@ def row_is_added(data, id_at, id_end, position, propensity, row, bounds, out, wo
 
 @njit
 def slate_is_added(  # type: ignore[no-untyped-def]
-    request_at, request_end, occurred_ms, mode, n_context, row, now_ms, bounds, out, work
+    request_at, request_end, occurred_ms, mode, surface, n_context, row, now_ms, bounds, out, work
 ):
     """End a slate of the rows up to `row` and of the context that was read last; False if it breaks a rule."""
     element = load(out.ended, ELEMENTS)
@@ -71,6 +72,7 @@ def slate_is_added(  # type: ignore[no-untyped-def]
     store(out.slate, first + OCCURRED, occurred_ms)
     store(out.slate, first + ITEMS_END, row)
     store(out.slate, first + CONTEXT_END, element + n_context)
+    store(out.slate, first + SURFACE, surface)
     store(out.ended, SLATES, slate + 1)
     store(out.ended, ROWS, row)
     store(out.ended, ELEMENTS, element + n_context)

@@ -21,10 +21,11 @@ UInt64 = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]
 
 TRY_PROTOBUF, TRY_JSON, DONE, HAND_OVER = range(4)  # what becomes of a record
+UNNAMED = -1  # of the column SURFACE; else the number of a word, 0 for one that is none
 FORBIDDEN = -2  # of `Words`: a key that leaves the record to the slow way
-SLATE_COLUMNS, CLICK_COLUMNS = 7, 10
+SLATE_COLUMNS, CLICK_COLUMNS = 8, 10
 # Columns of `ShownSink.slate`
-REQUEST_AT, REQUEST_SIZE, OCCURRED, RECORD, INDEX, ITEMS_END, CONTEXT_END = range(SLATE_COLUMNS)
+REQUEST_AT, REQUEST_SIZE, OCCURRED, RECORD, INDEX, ITEMS_END, CONTEXT_END, SURFACE = range(SLATE_COLUMNS)
 # Columns of `ClickedSink.click`; the first ones as above
 ITEM_AT, ITEM_SIZE, KIND, EVENT_AT, EVENT_SIZE = range(5, CLICK_COLUMNS)
 SLATES, ROWS, ELEMENTS, DISTINCT = range(4)  # of `ShownSink.ended`
@@ -37,6 +38,7 @@ class Bounds(NamedTuple):
     """Limits of `streams.limits` and of the join rule, as numbers that compiled code can take."""
 
     id_bytes: int
+    surface_bytes: int
     items: int
     clusters: int
     cluster_id: int
@@ -51,6 +53,7 @@ def bounds_of(rule: JoinRule) -> Bounds:
     """The limits in force."""
     return Bounds(
         id_bytes=limits.MAX_ID_BYTES,
+        surface_bytes=limits.MAX_SURFACE_BYTES,
         items=limits.MAX_ITEMS_PER_SLATE,
         clusters=limits.MAX_CLUSTERS_PER_CONTEXT,
         cluster_id=limits.MAX_CLUSTER_ID,
@@ -67,7 +70,7 @@ class ShownSink(NamedTuple):
 
     Attributes:
         ended: int64 of shape (4,), how many slates, rows, elements of contexts and distinct item ids.
-        slate: int64 of shape (n, 7), the columns named above; places are those in the buffer.
+        slate: int64 of shape (n, 8), the columns named above; places are those in the buffer.
         item: int32, number of each row's item among the distinct ones.
         position: int32, of each row.
         cluster: int32, of each element, ascending and distinct within a context.
@@ -154,7 +157,7 @@ class Vocabulary(NamedTuple):
         context: of a context.
         item: of a shown item.
         mode: names of modes as their numbers + 1.
-        kind: declared kinds of reactions as their places + 1.
+        kind: declared kinds of reactions, or surfaces that are learned from, as their places + 1.
     """
 
     batch: Words
@@ -171,7 +174,7 @@ def vocabulary_of(event: Any, batch_field: str, kinds: list[str]) -> Vocabulary:
     Args:
         event: the message of one event.
         batch_field: the field of its batch.
-        kinds: declared kinds of reactions.
+        kinds: declared kinds of reactions, or surfaces that are learned from.
     """
     return Vocabulary(
         batch=words_of({batch_field: 1}),

@@ -39,8 +39,14 @@ class DictJoiner:
         occurred_ms = event.occurred_ms or event.ingested_ms
         kind = "impressions" if isinstance(event, Shown) else "clicks"
         size = len(event.items) if isinstance(event, Shown) else 1
-        if event.ingested_ms - occurred_ms > self.rule.max_delay_ms:
+        late = event.ingested_ms - occurred_ms > self.rule.max_delay_ms
+        passed = isinstance(event, Shown) and event.passed
+        if passed and occurred_ms - event.ingested_ms <= self.rule.max_skew_ms:
+            self.counts["impressions_other_surface"] += size
+        if late and not passed:
             self.counts[f"{kind}_late"] += size
+        elif late:
+            pass
         elif occurred_ms - event.ingested_ms > self.rule.max_skew_ms:
             self.counts[f"{kind}_dead"] += size
         elif isinstance(event, Shown):
@@ -53,12 +59,13 @@ class DictJoiner:
         key = (slate.request, item)
         before = self.rows.get(key)
         if before and slate.ingested_ms - before.slate.ingested_ms <= self.rule.row_retention_ms:
-            self.counts["impressions_duplicate"] += 1
+            self.counts["impressions_duplicate"] += not slate.passed
             return
-        self.counts["impressions_accepted"] += 1
-        self.facts[(item, slate.context, 1, 0, (0, slate.offset, slate.index))] += 1
         self.rows[key] = Row(slate, item, occurred_ms)
-        self.every.append(self.rows[key])
+        if not slate.passed:
+            self.counts["impressions_accepted"] += 1
+            self.facts[(item, slate.context, 1, 0, (0, slate.offset, slate.index))] += 1
+            self.every.append(self.rows[key])
         for click in self.waiting.pop(key, []):
             if slate.ingested_ms - click.ingested_ms > self.rule.click_retention_ms:
                 self.counts["clicks_unmatched"] += 1
@@ -75,7 +82,9 @@ class DictJoiner:
 
     def judge(self, click: Clicked, row: Row) -> None:
         delay_ms = (click.occurred_ms or click.ingested_ms) - row.occurred_ms
-        if not -self.rule.max_skew_ms <= delay_ms <= self.rule.window_ms:
+        if row.slate.passed:
+            self.counts["clicks_other_surface"] += 1
+        elif not -self.rule.max_skew_ms <= delay_ms <= self.rule.window_ms:
             self.counts["clicks_late"] += 1
         elif self.rule.several_count:
             self.weigh(click, row)

@@ -16,7 +16,7 @@ Fact = tuple[str, tuple[tuple[int, int], ...], int, int, tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class Shown:
-    """A slate: `context` is pairs of cluster and x; `occurred_ms` 0 means unknown."""
+    """A slate: `context` is pairs of cluster and x; `occurred_ms` 0 means unknown; `passed` as in `Impressions`."""
 
     request: str
     items: tuple[str, ...]
@@ -25,6 +25,7 @@ class Shown:
     ingested_ms: int
     offset: int
     index: int = 0
+    passed: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def columns(events: Iterable[Event]) -> tuple[Impressions, Clicks]:
         context_ends=np.cumsum([len(slate.context) for slate in shown], dtype=np.int64),
         context_cluster=np.array([cluster for cluster, _ in pairs], np.int32),
         context_x=np.array([x for _, x in pairs], np.int64),
+        passed=np.array([slate.passed for slate in shown]) if any(slate.passed for slate in shown) else None,
     )
     clicks = Clicks(
         request_ids=[click.request for click in clicked],

@@ -23,7 +23,8 @@ def slate(request: str, items: list[str], context: dict[int, float], occurred_ms
 def test_slates_become_columns_in_the_order_of_the_log() -> None:
     """Clusters ascend within a context; each slate has the offset of its record and its number in it."""
     first = [slate("r1", ["b", "a"], {7: 0.5, 2: 0.25}, 5), slate("r2", ["c"], {1: 1.0})]
-    got = impression_columns([Record(40, 1_000, first), Record(41, 1_001, [slate("r1", ["d"], {9: 1e-9})], [17])])
+    second = [slate("r1", ["d"], {9: 1e-9})]
+    got = impression_columns([Record(40, 1_000, first), Record(41, 1_001, second, [17])], JoinRule())
     assert (got.request_ids, got.item_ids) == (["r1", "r2", "r1"], ["b", "a", "c", "d"])
     assert got.item_ends.tolist() == [2, 3, 4]
     assert got.context_ends.tolist() == [2, 3, 4]
@@ -37,7 +38,7 @@ def test_slates_become_columns_in_the_order_of_the_log() -> None:
 
 def test_no_messages_are_no_columns() -> None:
     """Also records whose events were all refused."""
-    assert len(impression_columns([])) == len(impression_columns([Record(1, 1, [])])) == 0
+    assert len(impression_columns([], JoinRule())) == len(impression_columns([Record(1, 1, [])], JoinRule())) == 0
     assert len(click_columns([], JoinRule())) == len(click_columns([Record(1, 1, [])], JoinRule())) == 0
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x66reshet/v1/events.proto\x12\nfreshet.v1\"6\n\x0e\x43lusterWeights\x12\x13\n\x0b\x63luster_ids\x18\x01 \x03(\r\x12\x0f\n\x07weights\x18\x02 \x03(\x02\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"B\n\tShownItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x12\n\npropensity\x18\x03 \x01(\x01\"\xe4\x01\n\nImpression\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0eoccurred_at_ms\x18\x02 \x01(\x03\x12+\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1a.freshet.v1.ClusterWeights\x12$\n\x05items\x18\x04 \x03(\x0b\x32\x15.freshet.v1.ShownItem\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x1e\n\x04mode\x18\x06 \x01(\x0e\x32\x10.freshet.v1.Mode\x12\x15\n\rgraph_version\x18\x07 \x01(\t\x12\x10\n\x08user_key\x18\x08 \x01(\t\">\n\x0fImpressionBatch\x12+\n\x0bimpressions\x18\x01 \x03(\x0b\x32\x16.freshet.v1.Impression\"\x84\x01\n\x05\x43lick\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x13\n\x06reward\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x16\n\x0eoccurred_at_ms\x18\x05 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\tB\t\n\x07_reward\"/\n\nClickBatch\x12!\n\x06\x63licks\x18\x01 \x03(\x0b\x32\x11.freshet.v1.Click\"\xfd\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12*\n\tembedding\x18\x02 \x01(\x0b\x32\x15.freshet.v1.EmbeddingH\x00\x12-\n\x0b\x63luster_ids\x18\x03 \x01(\x0b\x32\x16.freshet.v1.ClusterIdsH\x00\x12\x17\n\x0fpublished_at_ms\x18\x04 \x01(\x03\x12\x34\n\nattributes\x18\x05 \x03(\x0b\x32 .freshet.v1.Item.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05place\"\x1c\n\nClusterIds\x12\x0e\n\x06values\x18\x01 \x03(\r*\xab\x01\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_EXPLOIT\x10\x01\x12\x0c\n\x08MODE_UCB\x10\x02\x12\x11\n\rMODE_THOMPSON\x10\x03\x12\x16\n\x12MODE_BETA_THOMPSON\x10\x04\x12\x17\n\x13MODE_EPSILON_GREEDY\x10\x05\x12\x10\n\x0cMODE_UNIFORM\x10\x06\x12\x17\n\x13MODE_RANDOMIZED_UCB\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x66reshet/v1/events.proto\x12\nfreshet.v1\"6\n\x0e\x43lusterWeights\x12\x13\n\x0b\x63luster_ids\x18\x01 \x03(\r\x12\x0f\n\x07weights\x18\x02 \x03(\x02\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"B\n\tShownItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\r\x12\x12\n\npropensity\x18\x03 \x01(\x01\"\xf5\x01\n\nImpression\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0eoccurred_at_ms\x18\x02 \x01(\x03\x12+\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1a.freshet.v1.ClusterWeights\x12$\n\x05items\x18\x04 \x03(\x0b\x32\x15.freshet.v1.ShownItem\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x1e\n\x04mode\x18\x06 \x01(\x0e\x32\x10.freshet.v1.Mode\x12\x15\n\rgraph_version\x18\x07 \x01(\t\x12\x10\n\x08user_key\x18\x08 \x01(\t\x12\x0f\n\x07surface\x18\t \x01(\t\">\n\x0fImpressionBatch\x12+\n\x0bimpressions\x18\x01 \x03(\x0b\x32\x16.freshet.v1.Impression\"\x84\x01\n\x05\x43lick\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x13\n\x06reward\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x16\n\x0eoccurred_at_ms\x18\x05 \x01(\x03\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\tB\t\n\x07_reward\"/\n\nClickBatch\x12!\n\x06\x63licks\x18\x01 \x03(\x0b\x32\x11.freshet.v1.Click\"\xfd\x01\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12*\n\tembedding\x18\x02 \x01(\x0b\x32\x15.freshet.v1.EmbeddingH\x00\x12-\n\x0b\x63luster_ids\x18\x03 \x01(\x0b\x32\x16.freshet.v1.ClusterIdsH\x00\x12\x17\n\x0fpublished_at_ms\x18\x04 \x01(\x03\x12\x34\n\nattributes\x18\x05 \x03(\x0b\x32 .freshet.v1.Item.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05place\"\x1c\n\nClusterIds\x12\x0e\n\x06values\x18\x01 \x03(\r*\xab\x01\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMODE_EXPLOIT\x10\x01\x12\x0c\n\x08MODE_UCB\x10\x02\x12\x11\n\rMODE_THOMPSON\x10\x03\x12\x16\n\x12MODE_BETA_THOMPSON\x10\x04\x12\x17\n\x13MODE_EPSILON_GREEDY\x10\x05\x12\x10\n\x0cMODE_UNIFORM\x10\x06\x12\x17\n\x13MODE_RANDOMIZED_UCB\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ITEM_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_ITEM_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_MODE']._serialized_start=958
-  _globals['_MODE']._serialized_end=1129
+  _globals['_MODE']._serialized_start=975
+  _globals['_MODE']._serialized_end=1146
   _globals['_CLUSTERWEIGHTS']._serialized_start=39
   _globals['_CLUSTERWEIGHTS']._serialized_end=93
   _globals['_EMBEDDING']._serialized_start=95
@@ -42,17 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHOWNITEM']._serialized_start=124
   _globals['_SHOWNITEM']._serialized_end=190
   _globals['_IMPRESSION']._serialized_start=193
-  _globals['_IMPRESSION']._serialized_end=421
-  _globals['_IMPRESSIONBATCH']._serialized_start=423
-  _globals['_IMPRESSIONBATCH']._serialized_end=485
-  _globals['_CLICK']._serialized_start=488
-  _globals['_CLICK']._serialized_end=620
-  _globals['_CLICKBATCH']._serialized_start=622
-  _globals['_CLICKBATCH']._serialized_end=669
-  _globals['_ITEM']._serialized_start=672
-  _globals['_ITEM']._serialized_end=925
-  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_start=867
-  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_end=916
-  _globals['_CLUSTERIDS']._serialized_start=927
-  _globals['_CLUSTERIDS']._serialized_end=955
+  _globals['_IMPRESSION']._serialized_end=438
+  _globals['_IMPRESSIONBATCH']._serialized_start=440
+  _globals['_IMPRESSIONBATCH']._serialized_end=502
+  _globals['_CLICK']._serialized_start=505
+  _globals['_CLICK']._serialized_end=637
+  _globals['_CLICKBATCH']._serialized_start=639
+  _globals['_CLICKBATCH']._serialized_end=686
+  _globals['_ITEM']._serialized_start=689
+  _globals['_ITEM']._serialized_end=942
+  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_start=884
+  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_end=933
+  _globals['_CLUSTERIDS']._serialized_start=944
+  _globals['_CLUSTERIDS']._serialized_end=972
 # @@protoc_insertion_point(module_scope)

@@ -169,6 +169,7 @@ class Impression(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     GRAPH_VERSION_FIELD_NUMBER: _builtins.int
     USER_KEY_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Joins clicks to this impression. 1 to 256 bytes."""
     occurred_at_ms: _builtins.int
@@ -183,6 +184,10 @@ class Impression(_message.Message):
     """Version of the graph in which `context` is meant (optional; checked where given)."""
     user_key: _builtins.str
     """Pseudonymous user (optional): caps the influence of one actor."""
+    surface: _builtins.str
+    """Where the slate was shown, as `surface` of the request (optional). At most 64 bytes. A deployment may learn from
+    some surfaces alone; it passes over impressions of others and their clicks.
+    """
     @_builtins.property
     def context(self) -> Global___ClusterWeights:
         """Echo `context` of the ScoreResponse that produced the slate."""
@@ -202,10 +207,11 @@ class Impression(_message.Message):
         mode: Global___Mode.ValueType = ...,
         graph_version: _builtins.str = ...,
         user_key: _builtins.str = ...,
+        surface: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "graph_version", b"graph_version", "items", b"items", "mode", b"mode", "occurred_at_ms", b"occurred_at_ms", "policy", b"policy", "request_id", b"request_id", "user_key", b"user_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "graph_version", b"graph_version", "items", b"items", "mode", b"mode", "occurred_at_ms", b"occurred_at_ms", "policy", b"policy", "request_id", b"request_id", "surface", b"surface", "user_key", b"user_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

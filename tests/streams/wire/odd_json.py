@@ -6,7 +6,7 @@ Invariant: everything is drawn from the generator that is passed in.
 import json
 import random
 
-from tests.streams.wire.odd_records import IDS, NOW_MS, TIMES, pick
+from tests.streams.wire.odd_records import IDS, NOW_MS, SURFACES, TIMES, pick
 
 _NUMBERS = (
     "0",
@@ -165,6 +165,9 @@ def impression(rng: random.Random, oddness: float) -> bytes:
     for name in ("policy", "graph_version", "user_key"):
         if rng.random() < 0.3:
             members[name] = writer.text(str(pick(rng, "some", IDS, oddness)))
+    if rng.random() < 0.6:
+        surface = pick(rng, rng.choice(SURFACES), (*IDS, *SURFACES), oddness / 2)
+        members["surface"] = writer.text(str(surface))
     if rng.random() < 0.3:
         members["mode"] = str(pick(rng, rng.choice(_MODES[:2]), _MODES, oddness))
     if writer.odd(0.1):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 NOW_MS = 1_700_000_000_000
 IDS = ("a", "b", "item-17", "é", "漢字", "😀", "x" * 255, "x" * 257, "é" * 128, "é" * 129, "", "nul\0", '"\\\n')
+SURFACES = ("home", "é", "", "search", "x" * 64)
 TIMES = (0, 1, NOW_MS, NOW_MS - 90_000_000, NOW_MS + 59_000, NOW_MS + 61_000, 2**53, 2**53 + 1, -1, 2**63 - 1)
 _WEIGHTS = (1.0, 0.5, 0.1, 1e-9, 1e-40, 0.0, -0.5, 1.5, float("nan"), float("inf"))
 _NUMBERS = (0.0, 0.25, 1.0, 1e-300, -0.0, 1.5, -1.0, float("nan"), float("inf"), 7.25)
@@ -142,6 +143,8 @@ def impression(rng: random.Random, oddness: float) -> bytes:
     for tag in (5, 7, 8):
         if rng.random() < 0.3:
             writer.text(tag, str(pick(rng, "some", IDS, oddness)))
+    if rng.random() < 0.6:
+        writer.text(9, str(pick(rng, rng.choice(SURFACES), (*IDS, *SURFACES), oddness / 2)))
     if rng.random() < 0.3:
         writer.integer(6, int(pick(rng, rng.randint(0, 6), (7, 2**31, 2**32 + 1, -1), oddness)))
     return writer.done()
