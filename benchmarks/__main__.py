@@ -10,7 +10,19 @@ from typing import Any
 from benchmarks import report
 from benchmarks.measure import machine
 
-NAMES = ("update", "score", "vowpal", "decode", "joiner", "commit", "serving", "items_live", "replay", "drift")
+NAMES = (
+    "update",
+    "score",
+    "sizes",
+    "vowpal",
+    "decode",
+    "joiner",
+    "commit",
+    "serving",
+    "items_live",
+    "replay",
+    "drift",
+)
 
 
 def measure(names: Sequence[str], *, quick: bool, tell: Callable[[str], None]) -> tuple[dict[str, Any], str]:
