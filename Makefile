@@ -1,6 +1,7 @@
 # Every target does its own set-up: `make demo` and `make test` work on a fresh clone.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench proto lock clean
@@ -23,8 +24,9 @@ $(VENV)/.stamp-dev: requirements-dev.lock $(VENV)/.stamp-run
 demo: $(VENV)/.stamp-run  ## the whole loop with simulated users, learning shown live
 	$(BIN)/freshet demo $(ARGS)
 
+# Tests of processes and brokers wait more than they compute, so two run at a time.
 test: $(VENV)/.stamp-dev  ## the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: $(VENV)/.stamp-dev  ## lint, types, generated code
 	$(BIN)/ruff check .
