@@ -91,7 +91,8 @@ class Site:
         save_graph(graph, folder / "graph")
 
     def make_topics(self, prefix: str) -> None:
-        settings = TopicSettings(prefix=prefix, source_partitions=self.partitions, item_partitions=self.partitions)
+        names = TopicNames(prefix)
+        settings = TopicSettings(names=names, source_partitions=self.partitions, item_partitions=self.partitions)
         assert init_topics(self.bootstrap, plan_topics(settings), timeout_s=30).ok
 
     def drop_topics(self, prefix: str) -> None:

@@ -28,7 +28,6 @@ from server.shadow.policies import ShadowPolicy
 from server.shadow.shadows import Shadows
 from server.snapshot import Snapshot
 from server.vitals import Vitals
-from streams.topics import TopicNames
 
 if TYPE_CHECKING:
     from server.packed.packed_slates import PackedSlates
@@ -141,7 +140,7 @@ def make_click_topic(settings: Settings, shadows: Shadows | None, log: Filtering
 
     return ClickTopic(
         settings.kafka.bootstrap,
-        topic=TopicNames(settings.kafka.prefix).clicks,
+        topic=settings.kafka.names().clicks,
         rule=settings.join.rule(),
         on_clicks=shadows.clicked,
         log=log,

@@ -42,7 +42,7 @@ class KafkaLoop:
 
     Args:
         bootstrap: host:port of brokers, separated by commas.
-        prefix: first part of all topic names.
+        names: of the topics.
         limits: bounds of what waits for the broker.
         graph: the graph that the workers learn under.
         graph_dir: where artifacts are found that workers go on to.
@@ -54,14 +54,13 @@ class KafkaLoop:
         self,
         bootstrap: str,
         *,
-        prefix: str,
+        names: TopicNames,
         limits: LoopLimits,
         graph: Graph,
         graph_dir: Path | None = None,
         on_change: Callable[[Change], None],
         log: FilteringBoundLogger | None = None,
     ) -> None:
-        names = TopicNames(prefix)
         self._log = log or make_logger()
         self._graph_dir = graph_dir
         self._on_change = on_change

@@ -90,7 +90,7 @@ def make_loop(
 
     return KafkaLoop(
         settings.kafka.bootstrap,
-        prefix=settings.kafka.prefix,
+        names=settings.kafka.names(),
         limits=settings.loop.limits(),
         graph=graph,
         graph_dir=settings.graph_dir,

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from server.packed.packed_slates import PackedSlates
     from server.shadow.shadows import Shadows
 
+_SlateRequest = recommender_pb2.ScoreRequest | recommender_pb2.RecommendRequest
+
 
 @dataclass(frozen=True)
 class ContextRules:
@@ -106,7 +108,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         """Rank the caller's candidates."""
         reply = self._score(request)
         if request.log_impression and reply.items:
-            self._record([self._impression(reply, request.user_key)], context)
+            self._record([self._impression(reply, request)], context)
         return reply
 
     def Recommend(  # noqa: N802 - the name of the RPC
@@ -122,7 +124,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
             reply.candidates = len(candidates)
             self._fill(reply, query, parameters, user, candidates)
         if request.log_impression and reply.items:
-            self._record([self._impression(reply, request.user_key)], context)
+            self._record([self._impression(reply, request)], context)
         return reply
 
     def ScoreBatch(  # noqa: N802 - the name of the RPC
@@ -140,7 +142,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
                 continue
             results.append(recommender_pb2.ScoreBatchResult(response=reply))
             if element.log_impression and reply.items:
-                recorded.append((results[-1], self._impression(reply, element.user_key)))
+                recorded.append((results[-1], self._impression(reply, element)))
         if recorded:
             try:
                 self._record([impression for _, impression in recorded], context)
@@ -350,8 +352,9 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
     def _mode(self, number: int) -> str:
         return MODE_NAMES[number] if number else self._default_mode
 
-    def _impression(self, reply: AnyReply, user_key: str) -> events_pb2.Impression:
-        return impression_of(reply, user_key=user_key, occurred_at_ms=self._clock_ms())
+    def _impression(self, reply: AnyReply, request: _SlateRequest) -> events_pb2.Impression:
+        user_key, surface = request.user_key, request.surface
+        return impression_of(reply, user_key=user_key, surface=surface, occurred_at_ms=self._clock_ms())
 
     def _record(self, impressions: list[events_pb2.Impression], context: grpc.ServicerContext) -> None:
         with self._recording.enter():

@@ -45,7 +45,7 @@ def context_message(context: Context) -> events_pb2.ClusterWeights:
     )
 
 
-def impression_of(reply: AnyReply, *, user_key: str, occurred_at_ms: int) -> events_pb2.Impression:
+def impression_of(reply: AnyReply, *, user_key: str, surface: str, occurred_at_ms: int) -> events_pb2.Impression:
     """The impression of a slate, as a caller who echoes the reply would send it."""
     shown = [
         events_pb2.ShownItem(item_id=item.item_id, position=item.position, propensity=item.propensity)
@@ -60,4 +60,5 @@ def impression_of(reply: AnyReply, *, user_key: str, occurred_at_ms: int) -> eve
         mode=reply.mode,
         graph_version=reply.graph_version,
         user_key=user_key,
+        surface=surface,
     )

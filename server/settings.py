@@ -19,8 +19,9 @@ from bandits.join_rule import MAX_REWARD_CAP, JoinRule, Resolution
 from bandits.life_cycle import LifeCycle
 from bandits.policy_settings import Estimator, PolicySettings, Unseen
 from bandits.reward_rule import Aggregation
-from server.limits import MAX_SLATE
+from server.limits import MAX_SLATE, MAX_SURFACE_BYTES
 from streams.embedded import LoopLimits
+from streams.topics import TopicNames
 
 PREFIX = "FRESHET_"
 CONFIG_VARIABLE = "FRESHET_CONFIG"
@@ -161,10 +162,14 @@ class JoinGroup(_Group):
     resolution: Resolution = Field(default="immediate", description="when an impression counts")
     position_gammas: tuple[float, ...] = Field(default=(), description="how likely each slot is looked at")
     half_life_ms: int = Field(default=0, description="after which an impression counts half as much; 0 = never")
+    surfaces: tuple[str, ...] = Field(default=(), description='learned from; empty = all, "" = those without one')
 
     @model_validator(mode="after")
     def _in_range(self) -> "JoinGroup":
         self.rule()
+        longest = max((len(surface.encode()) for surface in self.surfaces), default=0)
+        if longest > MAX_SURFACE_BYTES:
+            raise ValueError(f"surfaces: expected names of at most {MAX_SURFACE_BYTES} bytes, got {longest} bytes")
         return self
 
     def rule(self) -> JoinRule:
@@ -190,6 +195,16 @@ class KafkaGroup(_Group):
 
     bootstrap: str | None = Field(default=None, description="host:port of brokers, separated by commas; None = off")
     prefix: str = Field(default="freshet", min_length=1, max_length=200, description="first part of topic names")
+    events_prefix: str = Field(default="", max_length=200, description="that of impressions, clicks and items")
+
+    @model_validator(mode="after")
+    def _are_names(self) -> "KafkaGroup":
+        self.names()
+        return self
+
+    def names(self) -> TopicNames:
+        """Names of the topics."""
+        return TopicNames(self.prefix, self.events_prefix)
 
 
 class RpcGroup(_Group):

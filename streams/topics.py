@@ -41,28 +41,36 @@ class TopicsError(RuntimeError):
 
 @dataclass(frozen=True)
 class TopicNames:
-    """The topics' names under a prefix; ``freshet`` gives ``freshet.impressions.v1`` and so on."""
+    """The topics' names under a prefix; ``freshet`` gives ``freshet.impressions.v1`` and so on.
+
+    Attributes:
+        prefix: of what a deployment writes: ledger, parameters, dead letters; and of the rest unless told.
+        events_prefix: of what it reads: impressions, clicks, items; empty = `prefix`. Deployments that learn from
+            different surfaces of the same events have it in common.
+    """
 
     prefix: str = "freshet"
+    events_prefix: str = ""
 
     def __post_init__(self) -> None:
-        if not _PREFIX.fullmatch(self.prefix):
-            raise ValueError(f"topic prefix: expected 1-200 of a-z A-Z 0-9 . _ -, got {self.prefix!r}")
+        for name, prefix in (("topic prefix", self.prefix), ("events prefix", self.events_prefix or self.prefix)):
+            if not _PREFIX.fullmatch(prefix):
+                raise ValueError(f"{name}: expected 1-200 of a-z A-Z 0-9 . _ -, got {prefix!r}")
 
     @property
     def impressions(self) -> str:
         """What was shown; key request_id."""
-        return f"{self.prefix}.impressions.v1"
+        return f"{self._events}.impressions.v1"
 
     @property
     def clicks(self) -> str:
         """What was rewarded; key request_id."""
-        return f"{self.prefix}.clicks.v1"
+        return f"{self._events}.clicks.v1"
 
     @property
     def items(self) -> str:
         """The catalogue; key item_id, compacted."""
-        return f"{self.prefix}.items.v1"
+        return f"{self._events}.items.v1"
 
     @property
     def outcomes(self) -> str:
@@ -79,13 +87,21 @@ class TopicNames:
         """The topics that others write to; each has dead letters."""
         return self.impressions, self.clicks, self.items
 
+    def dead_letters(self, source: str) -> str:
+        """The topic that takes what this deployment refuses of one of its sources."""
+        return f"{self.prefix}{source.removeprefix(self._events)}{DEAD_LETTER_SUFFIX}"
+
+    @property
+    def _events(self) -> str:
+        return self.events_prefix or self.prefix
+
 
 @dataclass(frozen=True, kw_only=True)
 class TopicSettings:
     """What an operator may choose about the topics.
 
     Attributes:
-        prefix: first part of every name.
+        names: of all of them.
         source_partitions: of impressions and clicks each.
         item_partitions: of items, outcomes and parameters each.
         replication_factor: of every topic; writes need one replica less in sync (at least one).
@@ -94,7 +110,7 @@ class TopicSettings:
         long_retention_ms: of the ledger and of dead letters; ``verify`` needs the ledger from its start.
     """
 
-    prefix: str = "freshet"
+    names: TopicNames = TopicNames()
     source_partitions: int = 8
     item_partitions: int = 8
     replication_factor: int = 1
@@ -103,7 +119,7 @@ class TopicSettings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "prefix" and value < 1:
+            if name != "names" and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
 
 
@@ -150,14 +166,9 @@ class Report:
         return not self.differences
 
 
-def dead_letters(topic: str) -> str:
-    """The name of the topic that takes the bad records of ``topic``."""
-    return topic + DEAD_LETTER_SUFFIX
-
-
 def plan_topics(settings: TopicSettings) -> list[TopicSpec]:
     """The declared topics, sources before what is derived from them, dead letters last."""
-    names = TopicNames(settings.prefix)
+    names = settings.names
     kept = _deleted_after(settings.source_retention_ms)
     long_kept = _deleted_after(settings.long_retention_ms)
     compacted = {
@@ -165,7 +176,8 @@ def plan_topics(settings: TopicSettings) -> list[TopicSpec]:
         "delete.retention.ms": str(settings.source_retention_ms),
         "segment.bytes": str(COMPACTED_SEGMENT_BYTES),
     }
-    partitions = {names.impressions: settings.source_partitions, names.clicks: settings.source_partitions}
+    by_request = (names.impressions, names.clicks)
+    partitions = dict.fromkeys((*by_request, *map(names.dead_letters, by_request)), settings.source_partitions)
 
     def spec(name: str, own: Mapping[str, str], message_bytes_max: int) -> TopicSpec:
         common = {
@@ -174,7 +186,7 @@ def plan_topics(settings: TopicSettings) -> list[TopicSpec]:
             "min.insync.replicas": str(max(1, settings.replication_factor - 1)),
             "unclean.leader.election.enable": "false",
         }
-        count = partitions.get(name.removesuffix(DEAD_LETTER_SUFFIX), settings.item_partitions)
+        count = partitions.get(name, settings.item_partitions)
         return TopicSpec(name, count, settings.replication_factor, {**own, **common})
 
     return [
@@ -183,7 +195,7 @@ def plan_topics(settings: TopicSettings) -> list[TopicSpec]:
         spec(names.items, compacted, SOURCE_MESSAGE_BYTES_MAX),
         spec(names.outcomes, long_kept, DERIVED_MESSAGE_BYTES_MAX),
         spec(names.parameters, compacted, DERIVED_MESSAGE_BYTES_MAX),
-        *(spec(dead_letters(source), long_kept, DEAD_LETTER_MESSAGE_BYTES_MAX) for source in names.sources),
+        *(spec(names.dead_letters(source), long_kept, DEAD_LETTER_MESSAGE_BYTES_MAX) for source in names.sources),
     ]
 
 

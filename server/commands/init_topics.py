@@ -4,12 +4,14 @@ from dataclasses import asdict
 
 import click
 
+from server.commands.kafka_topics import events_prefix_option
 from server.commands.output import BAD_INPUT, DOES_NOT_HOLD, NOT_RUNNING, fail, json_option, print_json
 
 
 @click.command(name="init-topics")
 @click.option("--bootstrap", default="127.0.0.1:9092", show_default=True, help="host:port of brokers.")
 @click.option("--prefix", default="freshet", show_default=True, help="First part of the topics' names.")
+@events_prefix_option
 @click.option("--source-partitions", default=8, show_default=True, help="Of impressions and clicks each.")
 @click.option("--item-partitions", default=8, show_default=True, help="Of items, outcomes and parameters each.")
 @click.option("--replication-factor", default=1, show_default=True, help="Of every topic.")
@@ -21,6 +23,7 @@ def init_topics(
     *,
     bootstrap: str,
     prefix: str,
+    events_prefix: str,
     source_partitions: int,
     item_partitions: int,
     replication_factor: int,
@@ -38,7 +41,7 @@ def init_topics(
 
     try:
         settings = topics.TopicSettings(
-            prefix=prefix,
+            names=topics.TopicNames(prefix, events_prefix),
             source_partitions=source_partitions,
             item_partitions=item_partitions,
             replication_factor=replication_factor,

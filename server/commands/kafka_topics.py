@@ -13,6 +13,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
 
 
+def events_prefix_option(function: Function) -> Function:
+    """The option that names the events' topics where others share them."""
+    text = "First part of the names of impressions, clicks and items, where it is another."
+    return click.option("--events-prefix", default="", help=text)(function)
+
+
 def kafka_options(what: str, *, name: str = "--kafka") -> Callable[[Function], Function]:
     """Options that name the topics.
 
@@ -23,6 +29,7 @@ def kafka_options(what: str, *, name: str = "--kafka") -> Callable[[Function], F
     options = (
         click.option(name, "bootstrap", metavar="HOST:PORT", help=what),
         click.option("--prefix", default="freshet", show_default=True, help="First part of the topics' names."),
+        events_prefix_option,
         click.option("--graph", type=click.Path(path_type=Path), help="Graph of the workers."),
         click.option("--config", type=click.Path(path_type=Path), help="TOML file with the workers' join rule."),
     )
@@ -38,7 +45,7 @@ def kafka_options(what: str, *, name: str = "--kafka") -> Callable[[Function], F
 def on_topics(
     read: Callable[..., Coroutine[Any, Any, Result]],
     bootstrap: str | None,
-    prefix: str,
+    prefixes: tuple[str, str],
     graph: Path | None,
     config: Path | None,
     backend: str,
@@ -51,19 +58,20 @@ def on_topics(
     from bandits.backend import choose_backend
     from server.settings import SettingsError, load_settings
     from streams.outcome_codec import LedgerError
+    from streams.topics import TopicNames
 
     if graph is None:
         fail("--graph: expected the artifact that the workers learn under, got none", code=BAD_INPUT)
     try:
         rule = load_settings(config).join.rule()
-        loaded = load_graph(graph)
-    except (SettingsError, DamagedGraph) as error:
+        names, loaded = TopicNames(*prefixes), load_graph(graph)
+    except (SettingsError, DamagedGraph, ValueError) as error:
         fail(str(error), code=BAD_INPUT)
     try:
         return asyncio.run(
             read(
                 bootstrap,
-                prefix=prefix,
+                names=names,
                 graph=loaded,
                 rule=rule,
                 backend=choose_backend(backend),
@@ -71,6 +79,6 @@ def on_topics(
             )
         )
     except LedgerError as error:
-        fail(f"{prefix}.outcomes.v1: {error}", code=NOT_RUNNING)
+        fail(f"{names.outcomes}: {error}", code=NOT_RUNNING)
     except (KafkaError, OSError) as error:
         fail(f"{bootstrap}: the topics cannot be read: {error}", code=NOT_RUNNING)

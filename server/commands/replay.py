@@ -48,6 +48,7 @@ def replay(
     path: Path | None,
     bootstrap: str | None,
     prefix: str,
+    events_prefix: str,
     graph: Path | None,
     config: Path | None,
     batch_rows: int,
@@ -79,7 +80,7 @@ def replay(
     from streams.replay import replay as fold
 
     if bootstrap:
-        _from_kafka(bootstrap, prefix, graph, config, backend, as_json=as_json)
+        _from_kafka(bootstrap, (prefix, events_prefix), graph, config, backend, as_json=as_json)
         return
     if kind is None or path is None:
         fail("expected KIND and PATH of a log, or --from-kafka", code=2)
@@ -116,7 +117,13 @@ def replay(
 
 
 def _from_kafka(
-    bootstrap: str, prefix: str, graph: Path | None, config: Path | None, backend: str, *, as_json: bool
+    bootstrap: str,
+    prefixes: tuple[str, str],
+    graph: Path | None,
+    config: Path | None,
+    backend: str,
+    *,
+    as_json: bool,
 ) -> None:
     from bandits.sums import state_hash
     from server.commands.kafka_topics import on_topics
@@ -125,7 +132,7 @@ def _from_kafka(
 
     with rows_progress(None, "replaying", quiet=as_json) as progress:
         began = time.perf_counter()
-        folded = on_topics(fold_sources, bootstrap, prefix, graph, config, backend, progress)
+        folded = on_topics(fold_sources, bootstrap, prefixes, graph, config, backend, progress)
         seconds = time.perf_counter() - began
     report = {
         "rows": folded.rows,

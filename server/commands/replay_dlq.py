@@ -4,12 +4,14 @@ from dataclasses import asdict
 
 import click
 
+from server.commands.kafka_topics import events_prefix_option
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail, json_option, print_json, rows_progress
 
 
 @click.command(name="replay-dlq")
 @click.option("--bootstrap", default="127.0.0.1:9092", show_default=True, help="host:port of brokers.")
 @click.option("--prefix", default="freshet", show_default=True, help="First part of the topics' names.")
+@events_prefix_option
 @click.option("--source", required=True, type=click.Choice(["impressions", "clicks"]), help="Whose dead letters.")
 @click.option("--reason", default="", help="Only letters whose reason contains this text.")
 @click.option("--since-ms", default=0, help="Only letters written at this Unix time in milliseconds or later.")
@@ -20,6 +22,7 @@ def replay_dlq(
     *,
     bootstrap: str,
     prefix: str,
+    events_prefix: str,
     source: str,
     reason: str,
     since_ms: int,
@@ -37,12 +40,13 @@ def replay_dlq(
     from streams.kafka.dead_letter_replay import replay_dead_letters
     from streams.topics import TopicNames
 
-    names = TopicNames(prefix)
-    topic = names.impressions if source == "impressions" else names.clicks
     try:
+        names = TopicNames(prefix, events_prefix)
+        topic = names.impressions if source == "impressions" else names.clicks
         with rows_progress(None, "dead letters", quiet=as_json) as progress:
             result = replay_dead_letters(
                 bootstrap,
+                names,
                 topic,
                 reason=reason,
                 since_ms=since_ms,

@@ -37,6 +37,7 @@ MODES = ("exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "unifo
 @click.option("--backend", type=click.Choice(["auto", "numba", "numpy"]), help="What adds and gathers the sums.")
 @click.option("--kafka", metavar="HOST:PORT", help="Kafka mode: brokers of the workers' topics.")
 @click.option("--kafka-prefix", metavar="NAME", help="First part of the topics' names.  [default: freshet]")
+@click.option("--kafka-events-prefix", metavar="NAME", help="That of impressions, clicks and items.")
 @click.option("--mode", type=click.Choice(MODES), help="How to score where a request does not say.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level logged.")
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="How to log.")
@@ -50,6 +51,7 @@ def serve(
     config: Path | None,
     kafka: str | None,
     kafka_prefix: str | None,
+    kafka_events_prefix: str | None,
     mode: str | None,
     log_level: str | None,
     log_format: str | None,
@@ -79,7 +81,7 @@ def serve(
 
     overrides = {name: value for name, value in flat.items() if value is not None}
     groups = {
-        "kafka": {"bootstrap": kafka, "prefix": kafka_prefix},
+        "kafka": {"bootstrap": kafka, "prefix": kafka_prefix, "events_prefix": kafka_events_prefix},
         "policy": {"mode": mode},
         "log": {"level": log_level, "format": log_format},
     }

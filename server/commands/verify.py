@@ -17,6 +17,7 @@ def verify(
     data_dir: Path | None,
     bootstrap: str | None,
     prefix: str,
+    events_prefix: str,
     graph: Path | None,
     config: Path | None,
     backend: str,
@@ -40,7 +41,7 @@ def verify(
         if data_dir is None:
             from streams.kafka.verify_topics import verify_topics
 
-            result = on_topics(verify_topics, bootstrap, prefix, graph, config, backend, progress)
+            result = on_topics(verify_topics, bootstrap, (prefix, events_prefix), graph, config, backend, progress)
         else:
             try:
                 result = verify_store(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from server.commands.kafka_topics import events_prefix_option
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
 
 
@@ -14,6 +15,7 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file; else the one FRESHET_CONFIG names.")
 @click.option("--bootstrap", default="127.0.0.1:9092", show_default=True, help="host:port of brokers.")
 @click.option("--prefix", default="freshet", show_default=True, help="First part of the topics' names.")
+@events_prefix_option
 @click.option("--group", default="", help="Consumer group; all workers that share the work have the same.")
 @click.option("--name", default="worker-0", show_default=True, help="Of this worker; kept over restarts.")
 @click.option("--graph", required=True, type=click.Path(path_type=Path), help="Graph artifact; the same for all.")

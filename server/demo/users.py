@@ -32,6 +32,7 @@ RETRY_WHAT_IS_TURNED_AWAY = (
     ' "maxBackoff": "0.2s", "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}}]}'
 )
 _PAUSE_AFTER_FAILURE_S = 0.05
+_SURFACE = "simulated"
 
 Reply = recommender_pb2.RecommendResponse
 Answer = feedback_pb2.LogImpressionsResponse | feedback_pb2.LogClicksResponse
@@ -147,7 +148,7 @@ class _Lane:
             user_embedding=events_pb2.Embedding(values=self._people.embeddings[user]),
             slate_size=SLATE_SIZE,
             mode=self._habits.mode,
-            surface="simulated",
+            surface=_SURFACE,
             user_key=f"user-{user}",
         )
         self._requests += 1
@@ -255,4 +256,5 @@ def _impression(reply: Reply) -> events_pb2.Impression:
         policy=reply.policy,
         mode=reply.mode,
         graph_version=reply.graph_version,
+        surface=_SURFACE,
     )

@@ -97,7 +97,7 @@ def _sent_for(
         except BadItem as error:
             bad = error
     log.error("item refused", partition=partition, offset=record.offset, reason=str(bad))
-    letter = letters(around.names.items, partition, [Refused(record, None, value or b"", str(bad))])
+    letter = letters(around.names, around.names.items, partition, [Refused(record, None, value or b"", str(bad))])
     # A mark of no item: the letter is not written again after a restart.
     nothing = kafka_state_pb2.CatalogueMark(partition=partition, offset=record.offset)
     return [*letter, Outgoing(around.names.outcomes, number, None, encode_mark(nothing))]

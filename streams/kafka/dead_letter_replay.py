@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streams.kafka.dead_letters import INDEX, OFFSET, PARTITION, REASON, TOPIC
-from streams.topics import dead_letters
+from streams.topics import TopicNames
 
 _POLL_MS = 500
 _ANSWER_MS = 10_000
@@ -38,6 +38,7 @@ class DeadLetterReplay:
 
 def replay_dead_letters(
     bootstrap: str,
+    names: TopicNames,
     topic: str,
     *,
     reason: str = "",
@@ -50,6 +51,7 @@ def replay_dead_letters(
 
     Args:
         bootstrap: host:port of brokers, separated by commas.
+        names: of the topics of the deployment whose dead letters they are.
         topic: the source topic.
         reason: only letters whose reason contains this.
         since_ms: only letters written at this time or later, Unix milliseconds.
@@ -66,7 +68,7 @@ def replay_dead_letters(
     consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False)
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=20) if not dry_run else None
     try:
-        return _replay(consumer, producer, topic, reason, since_ms, timeout_s, progress)
+        return _replay(consumer, producer, names, topic, reason, since_ms, timeout_s, progress)
     finally:
         consumer.close()
         if producer is not None:
@@ -76,6 +78,7 @@ def replay_dead_letters(
 def _replay(
     consumer: Any,
     producer: Any,
+    names: TopicNames,
     topic: str,
     reason: str,
     since_ms: int,
@@ -86,7 +89,7 @@ def _replay(
     read = sent = repeats = passed_over = 0
     reasons: dict[str, int] = {}
     waiting = []
-    for record in _letters(consumer, dead_letters(topic), timeout_s):
+    for record in _letters(consumer, names.dead_letters(topic), timeout_s):
         read += 1
         progress(read)
         headers: Mapping[str, bytes] = dict(record.headers)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from streams.kafka.sender import Outgoing
 from streams.kafka.source_codec import Refused
-from streams.topics import dead_letters
+from streams.topics import TopicNames
 
 REASON = "freshet-reason"
 TOPIC = "freshet-topic"
@@ -22,12 +22,12 @@ _MAX_HEADER_BYTES = 32_768
 PROTOBUF = b"application/x-protobuf"
 
 
-def letters(topic: str, partition: int, refused: Iterable[Refused]) -> list[Outgoing]:
+def letters(names: TopicNames, topic: str, partition: int, refused: Iterable[Refused]) -> list[Outgoing]:
     """A letter for each refused record or event, to the partition of the same number."""
-    return [_letter(topic, partition, one) for one in refused]
+    return [_letter(names, topic, partition, one) for one in refused]
 
 
-def _letter(topic: str, partition: int, refused: Refused) -> Outgoing:
+def _letter(names: TopicNames, topic: str, partition: int, refused: Refused) -> Outgoing:
     record = refused.record
     headers: list[tuple[str, bytes]] = [
         (REASON, refused.reason.encode("utf-8", "replace")[:_MAX_REASON_BYTES]),
@@ -41,4 +41,4 @@ def _letter(topic: str, partition: int, refused: Refused) -> Outgoing:
     else:
         headers.append((INDEX, str(refused.index).encode()))
         kept = [(CONTENT_TYPE, PROTOBUF)]  # one event of a batch is sent on as protobuf, whatever the batch was
-    return Outgoing(dead_letters(topic), partition, record.key, refused.value, [*headers, *kept])
+    return Outgoing(names.dead_letters(topic), partition, record.key, refused.value, [*headers, *kept])

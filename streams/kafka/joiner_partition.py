@@ -153,7 +153,7 @@ class JoinerPartition(Partition):
         )
         outbox = [Outgoing(ledger, partition, None, part) for partition, part in parts.items()]
         for topic, decoded in ((self.impressions.topic, shown), (self.clicks.topic, clicked)):
-            outbox += letters(topic, self.number, decoded.refused)
+            outbox += letters(self.around.names, topic, self.number, decoded.refused)
             head.dead_letters += len(decoded.refused)
         return Joined(self, head, change, outbox, state.batch(head, change, outbox))
 

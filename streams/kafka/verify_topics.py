@@ -61,7 +61,7 @@ class SourceFold:
 async def fold_sources(
     bootstrap: str,
     *,
-    prefix: str,
+    names: TopicNames,
     graph: Graph,
     rule: JoinRule,
     backend: Backend,
@@ -73,7 +73,7 @@ async def fold_sources(
 
     Args:
         bootstrap: host:port of brokers, separated by commas.
-        prefix: first part of the topics' names.
+        names: of the topics.
         graph: to learn under.
         rule: the join rule of the workers.
         backend: adds the facts.
@@ -81,7 +81,6 @@ async def fold_sources(
         until: where to stop in each partition; None = at its end now.
         clocks_ms: of each joiner at the end, which says what windows have closed; None = as the last events say.
     """
-    names = TopicNames(prefix)
     result = SourceFold(Learner.empty(graph, backend))
     connect = open_reader(bootstrap, client_id=_CLIENT)
     async with connect as shown, open_reader(bootstrap, client_id=_CLIENT) as clicked:
@@ -97,14 +96,13 @@ async def fold_sources(
 async def verify_topics(
     bootstrap: str,
     *,
-    prefix: str,
+    names: TopicNames,
     graph: Graph,
     rule: JoinRule,
     backend: Backend,
     progress: Callable[[int], None],
 ) -> Verification:
     """Check the topics against each other; arguments as in `fold_sources`."""
-    names = TopicNames(prefix)
     async with open_reader(bootstrap, client_id=_CLIENT) as reader:
         # Rows first, ledger next, sources last: each is then at least as far as what is compared with it.
         published = await _read_rows(reader, names, graph, backend)
@@ -117,7 +115,7 @@ async def verify_topics(
             whole = await _fold_ledger(reader, names, now, backend, published.marks, follow=False)
     sources = await fold_sources(
         bootstrap,
-        prefix=prefix,
+        names=names,
         graph=now,
         rule=rule,
         backend=backend,

@@ -38,7 +38,6 @@ from streams.kafka.shared_sums import SharedSums
 from streams.kafka.takeover import take_over
 from streams.kafka.transport import SCHEME, ChunkConsumer, TransportOptions
 from streams.kafka.worker_settings import WorkerSettings
-from streams.topics import TopicNames
 
 EXIT_FAILED = 70
 _WATCH_S = 1.0
@@ -79,7 +78,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings, *, on_failure: Callable[[str], None] = end_process) -> None:
         self.settings = settings
-        self._names = TopicNames(settings.prefix)
+        self._names = settings.names
         self._on_failure = on_failure
         self._owned: dict[TP, Partition] = {}
         self._tasks: list[asyncio.Task[None]] = []

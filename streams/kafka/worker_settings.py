@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bandits.join_rule import JoinRule
+from streams.topics import TopicNames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +13,8 @@ class WorkerSettings:
 
     Attributes:
         bootstrap: host:port of brokers, separated by commas.
-        prefix: first part of all topic names.
+        prefix: first part of the names of ledger, parameters and dead letters, and of the others unless told.
+        events_prefix: first part of the names of impressions, clicks and items; empty means `prefix`.
         group: consumer group of all workers that share the work; empty means "<prefix>.worker".
         name: of this worker, kept over restarts: partitions whose state is on its disk come back to it.
         data_dir: the stores, one for each partition; one worker at a time.
@@ -41,6 +43,7 @@ class WorkerSettings:
     data_dir: Path
     name: str = "worker"
     prefix: str = "freshet"
+    events_prefix: str = ""
     group: str = ""
     graph_dir: Path | None = None
     graph_watch_s: float = 1.0
@@ -57,6 +60,11 @@ class WorkerSettings:
     max_batch_bytes: int = 2 << 20
     max_waiting_chunks: int = 8
     stall_timeout_ms: int = 120_000
+
+    @property
+    def names(self) -> TopicNames:
+        """Names of the topics."""
+        return TopicNames(self.prefix, self.events_prefix)
 
     @property
     def group_id(self) -> str:

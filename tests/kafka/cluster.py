@@ -26,12 +26,22 @@ QUICK = {
 class Cluster:
     """Topics, a graph, and workers by number."""
 
-    def __init__(self, bootstrap, prefix, folder, *, source_partitions=8, item_partitions=8, **settings):
+    def __init__(
+        self,
+        bootstrap,
+        prefix,
+        folder,
+        *,
+        events_prefix="",
+        source_partitions=8,
+        item_partitions=8,
+        **settings,
+    ):
         self.bootstrap, self.prefix, self.folder = bootstrap, prefix, Path(folder)
-        self.names = TopicNames(prefix)
+        self.names = TopicNames(prefix, events_prefix)
         self.source_partitions = source_partitions
         plan = plan_topics(
-            TopicSettings(prefix=prefix, source_partitions=source_partitions, item_partitions=item_partitions)
+            TopicSettings(names=self.names, source_partitions=source_partitions, item_partitions=item_partitions)
         )
         assert init_topics(bootstrap, plan, timeout_s=30).ok
         self.graph = feed.make_graph()
@@ -44,7 +54,8 @@ class Cluster:
         log = (self.folder / f"worker-{number}.log").open("ab")
         given = self.settings | {
             "bootstrap": self.bootstrap,
-            "prefix": self.prefix,
+            "prefix": self.names.prefix,
+            "events_prefix": self.names.events_prefix,
             "graph": str(self.folder / "graph"),
             "data_dir": str(self.folder / (disk or f"worker-{number}")),
             "name": f"w{number}",
@@ -107,4 +118,4 @@ class Cluster:
 
     def feed(self, seed):
         """A feed of random events."""
-        return feed.Feed(self.bootstrap, self.prefix, self.source_partitions, seed)
+        return feed.Feed(self.bootstrap, self.names, self.source_partitions, seed)

@@ -9,7 +9,6 @@ from kafka import KafkaProducer
 
 from bandits.graph import build_graph
 from freshet.v1 import events_pb2
-from streams.topics import TopicNames
 
 N_CLUSTERS, N_ITEMS, DEGREE = 12, 60, 5
 
@@ -40,13 +39,13 @@ class Feed:
 
     Args:
         bootstrap: of the broker.
-        prefix: of the topics.
+        names: of the topics.
         partitions: of impressions and clicks.
         seed: of everything random.
     """
 
-    def __init__(self, bootstrap, prefix, partitions, seed):
-        self.names = TopicNames(prefix)
+    def __init__(self, bootstrap, names, partitions, seed):
+        self.names = names
         self.partitions = partitions
         self.rng = random.Random(seed)
         self.requests = 0

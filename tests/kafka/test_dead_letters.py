@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from kafka import KafkaProducer
 
 from server.commands.replay_dlq import replay_dlq
-from streams.topics import dead_letters
 from tests.kafka import fold
 from tests.kafka.cluster import Cluster
 
@@ -19,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def letters_of(cluster: Cluster, topic: str) -> list:
-    return [r for records in fold.read_topic(cluster.bootstrap, dead_letters(topic)).values() for r in records]
+    read = fold.read_topic(cluster.bootstrap, cluster.names.dead_letters(topic))
+    return [record for records in read.values() for record in records]
 
 
 def wait_for_letters(cluster: Cluster, topic: str, count: int) -> list:

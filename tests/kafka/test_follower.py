@@ -27,7 +27,7 @@ def wait_for(condition, timeout_s: float = 20.0) -> None:
 def make_loop(cluster: Cluster, snapshot: Snapshot, **limits: int) -> KafkaLoop:
     return KafkaLoop(
         cluster.bootstrap,
-        prefix=cluster.prefix,
+        names=cluster.names,
         limits=LoopLimits(**limits),
         graph=cluster.graph,
         on_change=snapshot.apply,

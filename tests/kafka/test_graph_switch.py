@@ -43,7 +43,7 @@ class Following(Server):
         self.snapshot = Snapshot(choose_backend("numpy"))
         self.loop = KafkaLoop(
             cluster.bootstrap,
-            prefix=cluster.prefix,
+            names=cluster.names,
             limits=LoopLimits(),
             graph=graph,
             graph_dir=graphs,

@@ -31,7 +31,7 @@ class Server:
         self.snapshot = Snapshot(choose_backend("numpy"))
         self.loop = KafkaLoop(
             cluster.bootstrap,
-            prefix=cluster.prefix,
+            names=cluster.names,
             limits=LoopLimits(),
             graph=cluster.graph,
             on_change=self.snapshot.apply,

@@ -89,7 +89,7 @@ def test_two_workers_and_two_servers_learn_what_the_replay_learns(kafka, topic_p
         clock=lambda: 0.0,
         progress=lambda rows: None,
     )
-    settings = TopicSettings(prefix=topic_prefix, source_partitions=4, item_partitions=4)
+    settings = TopicSettings(names=TopicNames(topic_prefix), source_partitions=4, item_partitions=4)
     assert init_topics(kafka, plan_topics(settings), timeout_s=30).ok
     programs = Programs(tmp_path)
     try:

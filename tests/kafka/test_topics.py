@@ -12,7 +12,6 @@ from streams.topics import (
     TopicSettings,
     TopicSpec,
     compare,
-    dead_letters,
     init_topics,
     plan_topics,
 )
@@ -22,7 +21,7 @@ TIMEOUT_S = 15.0
 
 @pytest.fixture
 def plan(topic_prefix) -> list[TopicSpec]:
-    return plan_topics(TopicSettings(prefix=topic_prefix, source_partitions=3, item_partitions=2))
+    return plan_topics(TopicSettings(names=TopicNames(topic_prefix), source_partitions=3, item_partitions=2))
 
 
 def _with(plan: list[TopicSpec], name: str, **changes) -> list[TopicSpec]:
@@ -32,7 +31,7 @@ def _with(plan: list[TopicSpec], name: str, **changes) -> list[TopicSpec]:
 @pytest.mark.parametrize(("source", "item"), [(1, 1), (3, 16), (8, 8)])
 def test_joined_topics_have_equal_partition_counts(source, item):
     """Topics that one worker reads together are cut alike, and dead letters like their source."""
-    settings = TopicSettings(prefix="x", source_partitions=source, item_partitions=item)
+    settings = TopicSettings(names=TopicNames("x"), source_partitions=source, item_partitions=item)
     partitions = {spec.name: spec.partitions for spec in plan_topics(settings)}
     assert partitions == {
         **dict.fromkeys(["x.impressions.v1", "x.clicks.v1"], source),
@@ -62,7 +61,7 @@ def test_settings_out_of_range_are_refused_by_name(field, value):
 def test_illegal_prefix_is_refused(prefix):
     """A prefix that Kafka would refuse in a topic's name is refused at once."""
     with pytest.raises(ValueError, match="topic prefix"):
-        plan_topics(TopicSettings(prefix=prefix))
+        TopicNames(prefix)
 
 
 def test_missing_topics_are_created_as_declared(kafka, plan, topic_prefix):
@@ -74,11 +73,11 @@ def test_missing_topics_are_created_as_declared(kafka, plan, topic_prefix):
     with KafkaAdminClient(bootstrap_servers=kafka) as admin:
         assert compare(admin, plan) == []
         names = TopicNames(topic_prefix)
-        described = admin.describe_topics([names.impressions, names.clicks, dead_letters(names.items)])
+        described = admin.describe_topics([names.impressions, names.clicks, names.dead_letters(names.items)])
         assert {topic["name"]: len(topic["partitions"]) for topic in described} == {
             names.impressions: 3,
             names.clicks: 3,
-            dead_letters(names.items): 2,
+            names.dead_letters(names.items): 2,
         }
 
 

@@ -15,7 +15,6 @@ from streams.kafka.joiner_partition import folder_of
 from streams.kafka.verify_topics import verify_topics
 from streams.restore import restore_joiner
 from streams.store import Store
-from streams.topics import dead_letters
 from tests.kafka import fold
 from tests.kafka.cluster import Cluster
 from tests.kafka.scale import SCALE, new_seed
@@ -76,7 +75,7 @@ def verified(cluster, rule):
     result = asyncio.run(
         verify_topics(
             cluster.bootstrap,
-            prefix=cluster.prefix,
+            names=cluster.names,
             graph=cluster.graph,
             rule=rule,
             backend=choose_backend("numpy"),
@@ -101,7 +100,8 @@ def tally_of(cluster, number, rule):
 
 
 def dead_of(cluster, topic):
-    return sum(len(records) for records in fold.read_topic(cluster.bootstrap, dead_letters(topic)).values())
+    read = fold.read_topic(cluster.bootstrap, cluster.names.dead_letters(topic))
+    return sum(len(records) for records in read.values())
 
 
 @pytest.mark.timeout(120 + 60 * SCALE)
