@@ -111,7 +111,7 @@ class Parameters:
         """
         with self._lock:
             sums = self._backend.gather(self.graph, self._sums, items, context)
-            return Reading(sums, self._progress.position, self._in_flight_of(items, context))
+            return Reading(sums, self.position, self._in_flight_of(items, context))
 
     def _in_flight_of(self, items: Int32, context: Context) -> Float64 | None:
         if self._in_flight is None:
@@ -211,7 +211,7 @@ class Parameters:
         Writers and other readers wait for it meanwhile, so it is for operators and not for every call.
         """
         with self._lock:
-            return reader(self._sums, self._progress.position)
+            return reader(self._sums, self.position)
 
     def write(self, change: Change, in_flight: Int64 | None = None) -> None:
         """Take over the rows of a change of this graph; `in_flight` as `served` gives it."""

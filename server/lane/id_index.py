@@ -83,6 +83,11 @@ class IdIndex:
 _TABLES: "WeakKeyDictionary[Graph, IdTable]" = WeakKeyDictionary()
 
 
+def share_table(graph: Graph, table: IdTable) -> None:
+    """Have the ids of a graph before any edit found by a table that another process has filled."""
+    _TABLES[graph] = table
+
+
 def _bytes_of(ids: Sequence[str]) -> tuple[UInt8, Int64]:
     """The bytes of ids one after the other, and where each starts, the end included."""
     encoded = [item_id.encode() for item_id in ids]

@@ -1,0 +1,188 @@
+"""Writes what is served into shared memory, as the only one who does.
+
+Invariants: readers get whole states, one after the other; a state is written beside the one that is read, so nobody
+waits for the writer. The writer waits for readers of the side it is to write on, for `LONGEST_WAIT_S` and once for
+each, so one that sleeps or has died holds up nothing; such a reader finds out and reads again.
+"""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from bandits.graph import Graph
+from bandits.policy_settings import PolicySettings
+from bandits.sums import Int64, N, S
+from server.processes.board import Board
+from server.processes.segment import (
+    BEGUN,
+    DONE,
+    HAS_IN_FLIGHT,
+    LOG_BYTES,
+    POSITION,
+    TOTAL_N,
+    TOTAL_S,
+    Segment,
+    fence,
+)
+from server.processes.shared_graph import Full, append_log, sizes_of, write_edit, write_graph
+from server.served_changes import served
+from streams.change import Change
+
+LONGEST_WAIT_S = 0.02
+_LOOK_S = 0.000_1
+_NOTHING: Int64 = np.empty(0, np.int64)
+
+
+class Publisher:
+    """Takes changes over as `server.snapshot.Snapshot` does, for all processes.
+
+    Args:
+        board: where readers say what they read.
+        policy: settings in force.
+        compiled: whether readers find ids by compiled loops.
+        first_number: of the first segment; larger than any of the writer before.
+        on_segment: called with each new segment, from the thread of the change; readers are sent there.
+
+    Attributes:
+        lock: held while a state is written.
+        published: graph of the latest state, and the segment that it lies in; None before the first.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        *,
+        policy: Callable[[], PolicySettings],
+        compiled: bool,
+        first_number: int,
+        on_segment: Callable[[Segment], None],
+    ) -> None:
+        self.lock = threading.Lock()
+        self.published: tuple[Graph, Segment] | None = None
+        self._board = board
+        self._policy = policy
+        self._compiled = compiled
+        self._next_number = first_number
+        self._on_segment = on_segment
+        # What the last epoch changed and the other side does not have.
+        self._missing_edges: npt.NDArray[np.integer] = _NOTHING
+        self._missing_items: npt.NDArray[np.integer] = _NOTHING
+
+    def apply(self, change: Change) -> None:
+        """Publish a change. Called by one thread at a time.
+
+        Raises:
+            ValueError: a partial change of a graph that is not the current one.
+        """
+        change, in_flight = served(change, self._policy())
+        graph, segment = self.published or (None, None)
+        if change.full:
+            self._replace(change.graph, change.edge_rows, change.item_rows, in_flight, change.position)
+        elif graph is not None and segment is not None and graph is change.extends:
+            try:
+                self._edit(graph, segment, change, in_flight)
+            except Full:
+                self._extend_elsewhere(graph, segment, change, in_flight)
+        elif segment is not None and graph is change.graph:
+            self._write(segment, change, in_flight, edges=change.edges())
+        else:
+            held = graph.version if graph else "none"
+            raise ValueError(f"change: expected rows of graph {held}, got rows of {change.graph.version}")
+
+    def _replace(
+        self, graph: Graph, edge_rows: Int64, item_rows: Int64, in_flight: Int64 | None, position: int
+    ) -> None:
+        """A segment of its own, which both sides of are written before anybody knows it."""
+        segment = Segment.create(sizes_of(graph, compiled=self._compiled), number=self._next_number)
+        self._next_number += 1
+        log_bytes = append_log(segment, write_graph(segment, graph), 0)
+        total = item_rows.sum(axis=0)
+        for side in (0, 1):
+            segment.arrays[f"edge{side}"][: len(edge_rows)] = edge_rows
+            segment.arrays[f"item{side}"][: len(item_rows)] = item_rows
+            if in_flight is not None:
+                segment.arrays[f"in_flight{side}"][: len(in_flight)] = in_flight
+            words = segment.side(side)
+            words[POSITION], words[LOG_BYTES], words[HAS_IN_FLIGHT] = position, log_bytes, in_flight is not None
+            words[TOTAL_N], words[TOTAL_S] = int(total[N]), int(total[S])
+        segment.words[BEGUN] = 1
+        fence()
+        segment.words[DONE] = 1
+        with self.lock:
+            self._missing_edges = self._missing_items = _NOTHING
+            self.published = graph, segment
+        self._on_segment(segment)
+
+    def _edit(self, old: Graph, segment: Segment, change: Change, in_flight: Int64 | None) -> None:
+        at = segment.side(segment.words[DONE])[LOG_BYTES]
+        log_bytes = append_log(segment, write_edit(segment, old, change.graph), at)
+        before = old.lookup(change.graph.item_ids[old.n_items :], retired=True)
+        edges = np.arange(old.n_edges, change.graph.n_edges)
+        self._write(segment, change, in_flight, edges=edges, moved=before[before >= 0], log_bytes=log_bytes)
+        self.published = change.graph, segment
+
+    def _extend_elsewhere(self, old: Graph, segment: Segment, change: Change, in_flight: Int64 | None) -> None:
+        """An edit for which there is no room: all rows go to a segment that has some."""
+        epoch = segment.words[DONE]
+        side = epoch & 1
+        edge = segment.arrays[f"edge{side}"][: old.n_edges]
+        item = segment.arrays[f"item{side}"][: old.n_items]
+        flying = None
+        if in_flight is not None or segment.side(epoch)[HAS_IN_FLIGHT]:
+            more = np.zeros(len(change.edge_rows), np.int64) if in_flight is None else in_flight
+            flying = np.concatenate([segment.arrays[f"in_flight{side}"][: old.n_edges], more])
+        edge_rows, item_rows = np.concatenate([edge, change.edge_rows]), np.concatenate([item, change.item_rows])
+        self._replace(change.graph, edge_rows, item_rows, flying, change.position)
+
+    def _write(
+        self,
+        segment: Segment,
+        change: Change,
+        in_flight: Int64 | None,
+        *,
+        edges: npt.NDArray[np.int64],
+        moved: npt.NDArray[np.integer] = _NOTHING,
+        log_bytes: int | None = None,
+    ) -> None:
+        """The next state, in numbered steps.
+
+        Args:
+            segment: where it lies.
+            change: its rows.
+            in_flight: parallel to its edge rows; None = nothing ever is.
+            edges: numbers of its edge rows.
+            moved: numbers of items whose sums count under numbers of the change from now on.
+            log_bytes: where the log ends from now on; None = where it did.
+        """
+        with self.lock:
+            epoch = segment.words[DONE]
+            arrays, ours = segment.arrays, (epoch + 1) & 1
+            last, words = segment.side(epoch), segment.side(epoch + 1)
+            before = arrays[f"item{epoch & 1}"]
+            # 1. Say that the older side is written on, and let those go who read it.
+            segment.words[BEGUN] = epoch + 1
+            fence()
+            self._board.wait_for_readers(segment.number, epoch - 1, longest_s=LONGEST_WAIT_S, look_s=_LOOK_S)
+            # 2. What it missed.
+            flies = bool(last[HAS_IN_FLIGHT]) or in_flight is not None
+            names = ("edge", "in_flight") if flies else ("edge",)
+            for name in names:
+                arrays[f"{name}{ours}"][self._missing_edges] = arrays[f"{name}{epoch & 1}"][self._missing_edges]
+            arrays[f"item{ours}"][self._missing_items] = before[self._missing_items]
+            # 3. The change.
+            total = change.item_rows.sum(axis=0) - before[moved].sum(axis=0)
+            if log_bytes is None:
+                total -= before[change.items].sum(axis=0)
+            arrays[f"edge{ours}"][edges] = change.edge_rows
+            arrays[f"item{ours}"][change.items] = change.item_rows
+            if in_flight is not None:
+                arrays[f"in_flight{ours}"][edges] = in_flight
+            words[POSITION], words[HAS_IN_FLIGHT] = change.position, flies
+            words[LOG_BYTES] = last[LOG_BYTES] if log_bytes is None else log_bytes
+            words[TOTAL_N], words[TOTAL_S] = last[TOTAL_N] + int(total[N]), last[TOTAL_S] + int(total[S])
+            # 4. Readers may go there.
+            fence()
+            segment.words[DONE] = epoch + 1
+            self._missing_edges, self._missing_items = edges, change.items
