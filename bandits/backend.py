@@ -1,8 +1,9 @@
-"""The places where sums are kept and read: NumPy as the reference, Numba as the fast CPU path.
+"""The places where sums are kept and read: NumPy as the reference, Numba as the fast CPU path, CuPy on a GPU.
 
 Invariant: every backend gives the same bits; only their speed differs.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from bandits.backend_numpy import NumpyBackend
@@ -34,22 +35,55 @@ class Backend(Protocol):
         """
 
 
-def choose_backend(name: str = "auto", *, extended: bool = False) -> Backend:
+BACKENDS = ("auto", "numba", "numpy", "cupy")
+
+
+def choose_backend(
+    name: str = "auto",
+    *,
+    extended: bool = False,
+    gpu_crossover: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Backend:
     """Backend by name; "auto" takes the fastest that this machine has.
 
     Args:
-        name: "auto", "numba" or "numpy".
+        name: "auto", "numba", "numpy" or "cupy".
         extended: True if facts will open and close impressions, or have positions or an age: what that needs is
             compiled now, so that no feedback waits for it.
+        gpu_crossover: facts of a micro-batch from which on the GPU of this machine is faster, as `benchmarks.gpu`
+            measures it; 0 = not measured, and "auto" does not look for a GPU.
+        tell: is told, in one line, why "auto" does without the GPU that a crossover was given for.
 
     Raises:
         ValueError: no backend has this name.
+        NoDevice: "cupy" was asked for, and there is no GPU that can be used.
     """
+    if name not in BACKENDS:
+        raise ValueError(f'backend: expected one of {", ".join(BACKENDS)}, got "{name}"')
     if name == "numpy":
         return NumpyBackend()
-    if name in ("auto", "numba"):
-        # Numba takes half a second to import and compiles on first use: only who needs it pays.
-        from bandits.backend_numba import NumbaBackend
+    if name == "cupy" or (name == "auto" and gpu_crossover > 0):
+        from bandits.cupy_device import NoDevice, open_device
 
-        return NumbaBackend(extended=extended)
-    raise ValueError(f'backend: expected "auto", "numba" or "numpy", got "{name}"')
+        try:
+            device = open_device()
+        except NoDevice as error:
+            if name == "cupy":
+                raise
+            tell(f"no GPU is used, sums are added on the processor: {error}")
+        else:
+            from bandits.backend_cupy import CupyBackend
+
+            strict = name == "cupy"
+            return CupyBackend(device, crossover_facts=gpu_crossover, strict=strict, extended=extended, tell=tell)
+    # Numba takes half a second to import and compiles on first use: only who needs it pays.
+    from bandits.backend_numba import NumbaBackend
+
+    return NumbaBackend(extended=extended)
+
+
+def serving_backend(backend: Backend) -> Backend:
+    """What single slates are filled by: the processor's part where a GPU adds; one slate is too little for it."""
+    processor: Backend = getattr(backend, "processor", backend)
+    return processor

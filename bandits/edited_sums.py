@@ -107,6 +107,7 @@ def moved_extra(old: Graph, sums: Sums, new: Graph) -> tuple[Int64, Int64]:
 
 def clear_rows(graph: Graph, sums: Sums, items: Int32) -> None:
     """Set the sums of some numbers to zero."""
+    sums.release()
     edges = edges_of(graph, items)
     sums.edge[edges] = 0
     sums.item[items] = 0

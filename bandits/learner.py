@@ -120,7 +120,7 @@ class Learner:
         Returns:
             Numbers that the edit added, ascending int32.
         """
-        old = self.graph
+        old, sums_before = self.graph, self.sums
         added, before = numbers_before(old, graph)
         edge_rows, item_rows = moved_rows(old, self.sums, graph)
         known = before >= 0
@@ -133,6 +133,7 @@ class Learner:
         positions, self.row_position = positions.extended(len(self.row_position), position)
         self._room = rows, positions
         clear_rows(old, self.sums, before[known])
+        self.sums.follow(sums_before, graph, before[known])
         self.row_position[before[known]] = 0
         self.graph = graph
         return added

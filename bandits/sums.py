@@ -4,7 +4,8 @@ Invariants: every sum is a non-negative int64 that saturates at 2^63 - 1 and nev
 any order, batching or sharding, on any backend, gives the same bits and therefore the same `state_hash`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -79,9 +80,22 @@ def chosen(column: Int64 | None, at: npt.NDArray[np.generic]) -> Int64 | None:
     return None if column is None else column[at]
 
 
+class Holder(Protocol):
+    """Who keeps the newest `edge` and `item` of some sums elsewhere, on a GPU."""
+
+    def bring_back(self, edge: Int64, item: Int64) -> None:
+        """Write what has changed there into the arrays."""
+
+    def follow(self, graph: Graph, sums: "Sums", cleared: Int32) -> bool:
+        """Go on with an edit of the graph; False if that cannot be."""
+
+
 @dataclass(eq=False)
 class Sums:
     """Sums of all edges and items of one graph.
+
+    A backend may hold them elsewhere: `edge` and `item` are then brought back when they are read, and cannot be
+    written to; who writes to them, other than by a backend, calls `release` before.
 
     Attributes:
         edge: int64 of shape (n_edges, 3), columns A (sum of x, unit 2^-15), D (sum of x^2, unit 2^-30; Eq. 8) and
@@ -101,6 +115,57 @@ class Sums:
     saturated: int = 0
     extra: Int64 | None = None
     times: Int64 | None = None
+    holder: Holder | None = field(default=None, init=False, repr=False)
+    _lent: tuple[Int64, Int64] | None = field(default=None, init=False, repr=False)
+
+    def lend(self, holder: Holder) -> None:
+        """Let a holder have the newest `edge` and `item` until they are read; it may have held them before."""
+        if self._lent is None:
+            self._lent = self.edge, self.item
+        self.holder = holder
+        vars(self).pop("edge", None)
+        vars(self).pop("item", None)
+
+    def release(self) -> None:
+        """Take `edge` and `item` back, to be written to here."""
+        if self.holder is not None and self._lent is not None:
+            if "edge" not in vars(self):
+                self.holder.bring_back(*self._lent)
+            self.edge, self.item = self._lent
+            self.holder = self._lent = None
+
+    def at_rest(self) -> "Sums":
+        """The same sums, brought back, as arrays that compiled loops know; only to be read."""
+        if self._lent is None:
+            return self
+        _ = self.edge  # brings them back
+        return Sums(*self._lent, self.saturated, self.extra, self.times)
+
+    def follow(self, before: "Sums", graph: Graph, cleared: Int32) -> None:
+        """Have who holds the sums before an edit of their graph hold these.
+
+        Args:
+            before: the sums before, not used any more.
+            graph: the edited graph.
+            cleared: items of the graph before whose rows are zero now; distinct.
+        """
+        holder = before.holder
+        before.release()
+        if holder is not None and self.holder is None and holder.follow(graph, self, cleared):
+            self.lend(holder)
+
+    if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+
+        def __getattr__(self, name: str) -> Any:
+            lent = vars(self).get("_lent")
+            if lent is None or name not in ("edge", "item"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self.holder.bring_back(*lent)
+            for own, array in zip(("edge", "item"), lent, strict=True):
+                shown = array.view()
+                shown.setflags(write=False)
+                vars(self)[own] = shown
+            return vars(self)[name]
 
     def with_extra(self) -> tuple[Int64, Int64]:
         """`extra` and `times`, made of zeros where there are none."""

@@ -105,6 +105,7 @@ def place_rows(graph: Graph, rows: Rows, sums: Sums, row_position: Int64) -> int
 
     A row that is older than the one in place is skipped, so that restoring is monotonic.
     """
+    sums.release()
     number = graph.lookup(rows.item_ids, retired=True)
     degrees = np.diff(rows.edge_ends, prepend=0)
     at = np.flatnonzero(number >= 0)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bandits.backend import Backend, choose_backend
 from bandits.context import Context
+from bandits.cupy_device import DeviceUnusable, NoDevice, open_device
 from bandits.graph import Graph, build_graph
 from bandits.sums import LARGEST, UNIT, Facts, Sums, state_hash
 from tests.bandits.dict_model import dict_sums
@@ -19,15 +20,25 @@ N_CLUSTERS = 300
 # Rows on both sides of 32 and of 64 edges, where the compiled search changes its way; none; all; short at the end.
 DEGREES = (0, 1, 3, 31, 32, 33, 63, 64, 65, 130, 300, 17, 0, 2)
 
-BACKENDS = [pytest.param("numpy"), pytest.param("numba"), pytest.param("cupy", marks=pytest.mark.gpu)]
+BACKENDS = [
+    *(pytest.param("numpy"), pytest.param("numba"), pytest.param("cupy", marks=pytest.mark.gpu)),
+    pytest.param("cupy, its kernels on the processor"),
+]
 
 
 @pytest.fixture(params=BACKENDS, scope="module")
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend that this machine has."""
+    if request.param.startswith("cupy, "):
+        from bandits.backend_cupy import CupyBackend
+        from tests.bandits.cuda.emulation import EmulatedCupy
+
+        return CupyBackend(open_device(EmulatedCupy()))
     try:
         return choose_backend(request.param)
-    except (ImportError, RuntimeError, ValueError) as error:
+    except DeviceUnusable:
+        raise  # there is a GPU, and something is wrong
+    except NoDevice as error:
         pytest.skip(f"no {request.param} backend: {error}")
 
 
@@ -159,6 +170,7 @@ def test_saturation_is_counted(backend: Backend) -> None:
     sums = Sums.zeros(GRAPH)
     backend.add(GRAPH, sums, as_facts(GRAPH, [row]))
     assert sums.saturated == 0
+    sums.release()
     sums.edge[:] = LARGEST - 1
     backend.add(GRAPH, sums, as_facts(GRAPH, [row]))
     assert sums.saturated > 0
