@@ -116,6 +116,6 @@ class Cluster:
         logs = sorted(self.folder.glob("worker-*.log"))
         return "\n".join(f"--- {log.name}\n" + "\n".join(log.read_text().splitlines()[-lines:]) for log in logs)
 
-    def feed(self, seed):
+    def feed(self, seed, **settings):
         """A feed of random events."""
-        return feed.Feed(self.bootstrap, self.names, self.source_partitions, seed)
+        return feed.Feed(self.bootstrap, self.names, self.source_partitions, seed, **settings)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import zlib
 
 import numpy as np
@@ -42,12 +43,15 @@ class Feed:
         names: of the topics.
         partitions: of impressions and clicks.
         seed: of everything random.
+        surfaces: that slates are shown on.
+        ages_ms: how long ago slates were shown when they are sent, at random; 0 = they do not say.
     """
 
-    def __init__(self, bootstrap, names, partitions, seed):
+    def __init__(self, bootstrap, names, partitions, seed, *, surfaces=("",), ages_ms=0):
         self.names = names
         self.partitions = partitions
         self.rng = random.Random(seed)
+        self.surfaces, self.ages_ms = surfaces, ages_ms
         self.requests = 0
         self.sent = {"impressions": 0, "clicks": 0}
         self._later = []
@@ -109,8 +113,11 @@ class Feed:
         rng = self.rng
         clusters = rng.sample(range(N_CLUSTERS), 3)
         items = rng.sample(range(N_ITEMS + 2), rng.randint(1, 4))  # two items are not in the graph
+        now_ms = int(time.time() * 1000)
         return events_pb2.Impression(
             request_id=request_id,
+            occurred_at_ms=now_ms - rng.randrange(self.ages_ms) if self.ages_ms else 0,
+            surface=self.surfaces[0] if len(self.surfaces) == 1 else rng.choice(self.surfaces),
             context={"cluster_ids": clusters, "weights": [0.5, 0.25, 0.125]},
             items=[{"item_id": f"item-{item}", "position": at} for at, item in enumerate(items)],
         )
@@ -152,6 +159,8 @@ def _as_json(event):
     return json.dumps(
         {
             "request_id": event.request_id,
+            "occurred_at_ms": event.occurred_at_ms,
+            "surface": event.surface,
             "context": {"cluster_ids": list(event.context.cluster_ids), "weights": list(event.context.weights)},
             "items": [{"item_id": item.item_id, "position": item.position} for item in event.items],
         }

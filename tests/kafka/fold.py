@@ -149,4 +149,5 @@ def _from_json(single, value):
         return events_pb2.Click(**value)
     items = [events_pb2.ShownItem(**item) for item in value["items"]]
     context = events_pb2.ClusterWeights(**value["context"])
-    return events_pb2.Impression(request_id=value["request_id"], context=context, items=items)
+    rest = {name: value[name] for name in ("request_id", "occurred_at_ms", "surface") if name in value}
+    return events_pb2.Impression(context=context, items=items, **rest)

@@ -57,6 +57,18 @@ def test_settings_out_of_range_are_refused_by_name(field, value):
         TopicSettings(**{field: value})
 
 
+def test_deployments_that_share_events_share_nothing_else() -> None:
+    """Impressions, clicks and items are the same topics; ledger, parameters and dead letters are each one's own."""
+    one, other = (plan_topics(TopicSettings(names=TopicNames(f"x.{name}", "x"))) for name in ("home", "search"))
+    shared = {spec.name for spec in one} & {spec.name for spec in other}
+    assert shared == {"x.impressions.v1", "x.clicks.v1", "x.items.v1"}
+    assert {spec.name for spec in one} - shared == {
+        "x.home.outcomes.v1",
+        "x.home.parameters.v1",
+        *(f"x.home.{source}.v1.dlq" for source in ("impressions", "clicks", "items")),
+    }
+
+
 @pytest.mark.parametrize("prefix", ["", "a b", "a/b", "ü", "x" * 201])
 def test_illegal_prefix_is_refused(prefix):
     """A prefix that Kafka would refuse in a topic's name is refused at once."""

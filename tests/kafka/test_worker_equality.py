@@ -26,16 +26,18 @@ def hash_of(graph, learned: fold.Learned) -> str:
     return state_hash(graph, sums)
 
 
-def embedded_hash(cluster: Cluster, folder: Path) -> str:
+def embedded_hash(
+    cluster: Cluster, folder: Path, rule: JoinRule | None = None, *, clock_ms: int = 1_700_000_000_000
+) -> str:
     """What the one-process loop makes of the source log of the topics."""
     loop = EmbeddedLoop(
         folder,
-        rule=JoinRule(),
+        rule=rule or JoinRule(),
         limits=LoopLimits(),
         backend=choose_backend("numpy"),
         graph=cluster.graph,
         on_change=lambda change: None,
-        clock_ms=lambda: 1_700_000_000_000,
+        clock_ms=lambda: clock_ms,
     )
     loop.start()
     try:
