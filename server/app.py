@@ -19,7 +19,8 @@ from bandits.context import Context
 from server.assembly import (
     Gates,
     Parts,
-    add_services,
+    add_callers_services,
+    add_operations,
     make_click_topic,
     make_listeners,
     make_rules,
@@ -204,14 +205,15 @@ class App:
             metrics=self.metrics,
             health=self.health,
             gates=gates,
-            changes=changes,
             exploration=self._exploration,
             shadows=shadows,
-            refusal=lambda: self._watch.refusal if self._watch else "",
             version=self.version,
             clock_ms=self._clock_ms,
         )
-        add_services(parts, serving, operating)
+        add_callers_services(parts, serving)
+        add_operations(
+            parts, operating, changes=changes, refusal=lambda: self._watch.refusal if self._watch else ""
+        )
         self.metrics.registry.register(StateCollector(vitals.sample, gates=gates.all(), version=self.version))
         self._warm_up()
         # 4. Callers: the health first, so that whoever gets through is told the truth.

@@ -47,8 +47,6 @@ class Parts:
         metrics: where everything is counted.
         health: what is served.
         gates: admission.
-        changes: of the graph.
-        refusal: why the latest artifact in the watched directory was refused.
         exploration: bounds it; None = nothing does.
         shadows: policies that are only looked at; None = there are none.
         version: release of the server.
@@ -63,8 +61,6 @@ class Parts:
     metrics: Metrics
     health: Health
     gates: "Gates"
-    changes: GraphChanges
-    refusal: Callable[[], str]
     exploration: Exploration | None
     shadows: Shadows | None
     version: str
@@ -155,13 +151,29 @@ def make_listeners(
     Raises:
         OSError: an address is taken.
     """
+    serving = make_serving_listener(settings, gates, metrics, log)
+    try:
+        return serving, make_operating_listener(settings, gates, metrics, log)
+    except OSError:
+        serving.begin_stop(0)
+        raise
+
+
+def make_serving_listener(
+    settings: Settings, gates: Gates, metrics: Metrics, log: FilteringBoundLogger, *, shared_port: bool = False
+) -> Listener:
+    """The callers' listener, bound but not started.
+
+    Raises:
+        OSError: the address is taken.
+    """
     rpc = settings.rpc
     feedback_threads = ThreadPoolExecutor(
         rpc.feedback_in_flight + SPARE_THREADS, thread_name_prefix="freshet-feedback"
     )
     stream_threads = ThreadPoolExecutor(rpc.streams_in_flight + SPARE_THREADS, thread_name_prefix="freshet-stream")
     recommending = ServiceRules(gates.score, stream_gate=gates.streams, stream_pool=stream_threads)
-    serving = Listener(
+    return Listener(
         settings.address,
         rules={RECOMMENDER: recommending, FEEDBACK: ServiceRules(gates.feedback, feedback_threads)},
         threads=rpc.score_in_flight,
@@ -169,25 +181,28 @@ def make_listeners(
         max_message_bytes=rpc.max_message_bytes,
         metrics=metrics,
         log=log,
+        shared_port=shared_port,
     )
-    try:
-        operating = Listener(
-            settings.operations_address,
-            rules={OPERATIONS: ServiceRules(gates.operations, logged=CHANGES)},
-            threads=rpc.operations_in_flight,
-            max_concurrent=rpc.max_concurrent,
-            max_message_bytes=rpc.max_message_bytes,
-            metrics=metrics,
-            log=log,
-        )
-    except OSError:
-        serving.begin_stop(0)
-        raise
-    return serving, operating
 
 
-def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
-    """Put the three services behind their listeners."""
+def make_operating_listener(
+    settings: Settings, gates: Gates, metrics: Metrics, log: FilteringBoundLogger
+) -> Listener:
+    """The operators' listener, bound but not started; raises as the callers'."""
+    rpc = settings.rpc
+    return Listener(
+        settings.operations_address,
+        rules={OPERATIONS: ServiceRules(gates.operations, logged=CHANGES)},
+        threads=rpc.operations_in_flight,
+        max_concurrent=rpc.max_concurrent,
+        max_message_bytes=rpc.max_message_bytes,
+        metrics=metrics,
+        log=log,
+    )
+
+
+def add_callers_services(parts: Parts, serving: Listener) -> None:
+    """Put what callers call behind their listener."""
     settings = parts.settings
     durable = DurableFeedback(
         parts.loop,
@@ -230,18 +245,29 @@ def add_services(parts: Parts, serving: Listener, operating: Listener) -> None:
         # On Kafka the shadows read the topic, as other servers and producers have clicks too.
         on_clicks=parts.shadows.clicked if parts.shadows and not settings.kafka.bootstrap else None,
     )
+    recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, serving.server)
+    feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, serving.server)
+
+
+def add_operations(parts: Parts, operating: Listener, *, changes: GraphChanges, refusal: Callable[[], str]) -> None:
+    """Put what operators call behind their listener.
+
+    Args:
+        parts: of the server.
+        operating: the listener.
+        changes: of the graph.
+        refusal: why the latest artifact in the watched directory was refused.
+    """
     operations = OperationsService(
         loop=parts.loop,
         snapshot=parts.snapshot,
-        changes=parts.changes,
-        refusal=parts.refusal,
+        changes=changes,
+        refusal=refusal,
         vitals=parts.vitals,
         version=parts.version,
-        plumbing="kafka" if settings.kafka.bootstrap else "embedded",
+        plumbing="kafka" if parts.settings.kafka.bootstrap else "embedded",
         policy_name=parts.policy_name,
     )
-    recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, serving.server)
-    feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, serving.server)
     operations_pb2_grpc.add_OperationsServiceServicer_to_server(operations, operating.server)
 
 

@@ -15,8 +15,10 @@ from structlog.typing import FilteringBoundLogger
 
 from server.errors import Refused, abort
 from server.gate import Gate
+from server.limits import MAX_TORN_READINGS
 from server.metrics import Metrics
 from server.open_streams import OpenStreams
+from server.snapshot import Torn
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Behaviour: TypeAlias = "Callable[[Any, grpc.ServicerContext], Any]"
@@ -110,7 +112,7 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
                     for request in requests:
                         self._streams.working(context)
                         refuse_if_expired(context)
-                        yield behaviour(request, context)
+                        yield steadily(behaviour, request, context)
                         self._streams.waiting(context)
             except Refused as refused:
                 code = refused.code
@@ -144,7 +146,7 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gene
             try:
                 with rules.gate.enter():
                     refuse_if_expired(context)
-                    return behaviour(request, context)
+                    return steadily(behaviour, request, context)
             except Refused as refused:
                 code = refused.code
                 self._metrics.refused.labels(reason=refused.reason).inc()
@@ -183,6 +185,21 @@ def either_way(short: ShortWay, handler: Any) -> Behaviour:
 
     answer.parse = parse  # type: ignore[attr-defined]
     return answer
+
+
+def steadily(behaviour: Behaviour, request: Any, context: grpc.ServicerContext) -> Any:
+    """The answer to a request, made again where the writer came round to what it was made of.
+
+    Raises:
+        Refused: UNAVAILABLE after `MAX_TORN_READINGS` of them.
+    """
+    for _ in range(MAX_TORN_READINGS):
+        try:
+            return behaviour(request, context)
+        except Torn:
+            continue
+    message = "the parameters changed faster than they could be read"
+    raise Refused(grpc.StatusCode.UNAVAILABLE, message, reason="torn")
 
 
 def request_id_of(behaviour: Behaviour, request: Any) -> str:

@@ -29,6 +29,8 @@ class Listener:
         max_message_bytes: largest request.
         metrics: where calls are counted.
         log: where unexpected errors go.
+        shared_port: True if other processes of this server listen there too; who starts them sees to it that they
+            are of this server.
 
     Attributes:
         server: for the services to be added to.
@@ -49,6 +51,7 @@ class Listener:
         max_message_bytes: int,
         metrics: Metrics,
         log: FilteringBoundLogger,
+        shared_port: bool = False,
     ) -> None:
         self._pool = ThreadPoolExecutor(threads + SPARE_THREADS, thread_name_prefix="freshet-call")
         self._rules = rules
@@ -64,7 +67,7 @@ class Listener:
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", -1),  # replies are bounded by what they may hold
-                ("grpc.so_reuseport", 0),  # two servers must not share a port unnoticed
+                ("grpc.so_reuseport", int(shared_port)),  # two servers must not share a port unnoticed
             ],
             maximum_concurrent_rpcs=max_concurrent,
         )

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Torn(RuntimeError):
+    """What was read is of more than one state: what was made of it must be made again.
+
+    Only where another process writes, and this one has been stopped for a while in the middle of reading.
+    """
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """What one reply is computed from.

@@ -15,7 +15,7 @@ _LINE = 8  # words
 _FIRST = 2 * _LINE  # of the readers; before it are the words of the writer
 _BYTES = 8 * (_FIRST + _LINE * MAX_READERS)
 _BEATEN_AT_NS, _LEDGER_END, _FROZEN = range(3)
-# Odd while those behind it are written; they are floats, NaN = not fitted.
+# Odd while the floats behind it are written.
 _FITTED = _LINE
 _NUMBER_BITS, _EPOCH_BITS = 19, 44
 
@@ -101,7 +101,7 @@ class Board:
         return self._words[_FITTED]
 
     def tell_fitted(self, fitted: Fitted) -> None:
-        """Say what has been fitted to the items; NaN where nothing was."""
+        """Say what has been fitted to the items."""
         began = self._words[_FITTED] | 1
         self._words[_FITTED] = began
         fence()

@@ -24,15 +24,11 @@ from server.processes.segment import (
     fence,
 )
 from server.processes.shared_graph import GraphReader
-from server.snapshot import Parameters, Snapshot
+from server.snapshot import Parameters, Snapshot, Torn
 from streams.change import Change
 
 if TYPE_CHECKING:
     from bandits.slates_numba import CompiledSlates
-
-
-class Torn(RuntimeError):
-    """While a state was read, the writer has come round to it: what was made of it must be made again."""
 
 
 class Reader(Protocol):

@@ -20,9 +20,9 @@ from bandits.sums import UNIT
 from server.processes.board import Board
 from server.processes.publisher import Publisher
 from server.processes.segment import BEGUN, DONE, Segment
-from server.processes.shared_parameters import SharedSnapshot, Torn, WriterSnapshot
+from server.processes.shared_parameters import SharedSnapshot, WriterSnapshot
 from server.scoring import SlateRules
-from server.snapshot import Snapshot
+from server.snapshot import Snapshot, Torn
 from streams.change import Change
 from tests.server.processes.hammer import rows_of_value
 from tests.server.serving import N_CLUSTERS, small_graph
