@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bandits.arena import ranges
 from bandits.cuda import LANES
-from bandits.cupy_device import Device, DeviceArray
+from bandits.cupy_device import Device, DeviceArray, DeviceFull
 from bandits.graph import Graph
+from bandits.graph_edit import edges_of
 from bandits.sums import LARGEST, UNIT, Facts, Int32, Int64, Sums
 
 _LEAST_ROOM, _ROOM_SHARE = 4_096, 8  # as bandits.growing has it
@@ -123,7 +123,10 @@ class ResidentSums:
             if checked:
                 capped += self._cap(at, n)
         self._changes += len(facts)
-        self._changed = [] if self._all_changed else [*self._changed, facts.item.copy()]
+        if self._few_changed:
+            self._changed.append(facts.item.copy())
+        else:
+            self._changed.clear()  # all are brought back
         return capped
 
     def read(self, items: Int32) -> tuple[Int64, Int64]:
@@ -142,14 +145,9 @@ class ResidentSums:
 
     def bring_back(self, edge: Int64, item: Int64) -> None:
         """Write the rows that changed since the last time into the host's arrays."""
-        if self._all_changed:
+        if self._changes and not (self._few_changed and self._brought_back(edge, item)):
             self.device.read(self.rows.edge_sums[: len(edge)], out=edge)
             self.device.read(self.rows.item_sums[: len(item)], out=item)
-        elif self._changes:
-            items = np.unique(np.concatenate(self._changed))
-            edge_rows, item[items] = self.read(items)
-            starts = self.graph.item_ptr[items]
-            edge[ranges(starts, self.graph.item_ptr[items + 1] - starts)] = edge_rows
         self._changed, self._changes = [], 0
 
     def follow(self, graph: Graph, sums: Sums, cleared: Int32) -> bool:
@@ -161,20 +159,33 @@ class ResidentSums:
             cleared: items of the graph before whose sums are zero now; distinct.
 
         Returns:
-            False if there is no room for the rows that it has more; nothing has been changed then.
+            False if there is no room for the rows that it has more; nothing may be asked of these sums then.
         """
         if not self.rows.fits(graph):
             return False
         self.rows.extend(self.device, self.graph, graph, sums)
         edges = int(self._row_ptr(cleared)[-1])
-        self.write(cleared, np.zeros((edges, 3), np.int64), np.zeros((len(cleared), 2), np.int64))
+        try:
+            self.write(cleared, np.zeros((edges, 3), np.int64), np.zeros((len(cleared), 2), np.int64))
+        except DeviceFull:
+            return False
         self.graph = graph
         self._largest = int(LARGEST)  # looked for again when it matters
         return True
 
     @property
-    def _all_changed(self) -> bool:
-        return self._changes > 0 and self._changes * _WHOLE_SHARE >= self.graph.n_items
+    def _few_changed(self) -> bool:
+        return self._changes * _WHOLE_SHARE < self.graph.n_items
+
+    def _brought_back(self, edge: Int64, item: Int64) -> bool:
+        """Bring the changed rows alone; False if there is no room to gather them on the device."""
+        items: Int32 = np.unique(np.concatenate(self._changed))
+        try:
+            edge_rows, item_rows = self.read(items)
+        except DeviceFull:
+            return False
+        edge[edges_of(self.graph, items)], item[items] = edge_rows, item_rows
+        return True
 
     def _row_ptr(self, items: Int32) -> Int64:
         sizes = self.graph.item_ptr[items + 1] - self.graph.item_ptr[items]
