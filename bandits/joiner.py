@@ -12,7 +12,6 @@ Invariants:
   for another.
 """
 
-from itertools import count, repeat
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,13 @@ import numpy.typing as npt
 
 from bandits.arena import ranges
 from bandits.events import Clicks, Impressions
-from bandits.joiner_batch import NO_FLAGS, Bool, Int32, Key, NewRows, Reactions
+from bandits.joiner_batch import NO_FLAGS, Bool, Int32, NewRows, Reactions
 from bandits.joiner_change import Dead, JoinerChange, Tally
 from bandits.joiner_facts import make_outcomes
 from bandits.joiner_state import JoinerState
 from bandits.outcomes import CLICKS_TOPIC, IMPRESSIONS_TOPIC, Outcomes
 from bandits.reward_rule import ABSORBED, COUNTED, REPEATED, Int64
+from bandits.texts import Pairs, Texts
 
 
 class Joiner(JoinerState):
@@ -100,10 +100,12 @@ class Joiner(JoinerState):
         occurred = np.where(impressions.occurred_at_ms == 0, impressions.ingested_at_ms, impressions.occurred_at_ms)
         late, future = self._off_time(occurred, impressions.ingested_at_ms)
         slate = np.repeat(np.arange(len(impressions)), sizes)
-        requests = np.array(impressions.request_ids, dtype=object)[slate].tolist()
-        keys: list[Key] = list(zip(requests, impressions.item_ids, strict=True))
+        keys = Pairs(Texts.of(impressions.request_ids).take(slate), Texts.of(impressions.item_ids))
         on_time = ~(late | future)[slate]
-        fresh = on_time & self._first_seen(keys, on_time, impressions.ingested_at_ms[slate])
+        ingested = impressions.ingested_at_ms[slate]
+        alive_ms = self.rows.view("ingested")
+        sought = self._index.seek(keys, on_time, ingested, alive_ms, self.rule.row_retention_ms)
+        fresh = sought.table.fresh
         tally.impressions_dead += int(sizes[future].sum())
         learned = None if impressions.passed is None else ~impressions.passed
         if learned is not None:
@@ -118,10 +120,11 @@ class Joiner(JoinerState):
         context_sizes = np.diff(impressions.context_ends, prepend=0)[kept]
         elements = ranges(impressions.context_ends[kept] - context_sizes, context_sizes)
         rows = NewRows(
-            keys=keys if len(at) == len(keys) else [keys[i] for i in at.tolist()],
+            keys=keys if len(at) == len(keys) else keys.take(at),
+            sought=sought,
             slate=slate[at],
             occurred_ms=occurred[slate[at]],
-            ingested_ms=impressions.ingested_at_ms[slate[at]],
+            ingested_ms=ingested[at],
             context=context.astype(np.int64),
             context_ends=np.cumsum(context_sizes),
             context_cluster=impressions.context_cluster[elements],
@@ -138,43 +141,17 @@ class Joiner(JoinerState):
             raise ValueError("position: expected the position of each row, got none")
         return self.rule.gammas(impressions.position[at])
 
-    def _first_seen(self, keys: list[Key], on_time: Bool, ingested: Int64) -> Bool:
-        """True where a key is in no earlier batch and not earlier among the timely ones of this batch."""
-        row = np.fromiter(map(self._row.get, keys, repeat(-1)), np.int64, len(keys))
-        known = row >= 0
-        known[known] = ingested[known] - self.rows.take("ingested", row[known]) <= self.rule.row_retention_ms
-        at = np.flatnonzero(on_time & ~known)
-        result = np.zeros(len(keys), np.bool_)
-        if len(at) and ingested[-1] - ingested[0] > self.rule.row_retention_ms:
-            result[self._first_of_each(keys, at.tolist(), ingested.tolist())] = True
-            return result
-        first: dict[Key, int] = {}
-        candidates = keys if len(at) == len(keys) else [keys[i] for i in at.tolist()]
-        owner = np.fromiter(map(first.setdefault, candidates, count()), np.int64, len(at))
-        result[at] = owner == np.arange(len(at))
-        return result
-
-    def _first_of_each(self, keys: list[Key], at: list[int], ingested: list[int]) -> list[int]:
-        """Places where a key comes first or was forgotten since, in a batch that spans more than the retention."""
-        seen: dict[Key, int] = {}
-        first = []
-        for i in at:
-            if keys[i] not in seen or ingested[i] - seen[keys[i]] > self.rule.row_retention_ms:
-                first.append(i)
-                seen[keys[i]] = ingested[i]
-        return first
-
     def _reactions(self, clicks: Clicks, rows: NewRows, tally: Tally) -> tuple[Reactions, list[Dead]]:
         """Clicks to be decided now: those that waited for a row of this batch, then the new ones."""
         resolved = self._woken(rows)
-        waited = [self._click_keys[number - self._clicks.first] for number in resolved.tolist()]
+        waited = Pairs.of([self._click_keys[number - self._clicks.first] for number in resolved.tolist()])
         occurred = np.where(clicks.occurred_at_ms == 0, clicks.ingested_at_ms, clicks.occurred_at_ms)
         late, future = self._off_time(occurred, clicks.ingested_at_ms)
         tally.clicks_late += int(np.count_nonzero(late))
         tally.clicks_dead += int(np.count_nonzero(future))
         timely = np.flatnonzero(~(late | future))
-        new_keys: list[Key] = list(zip(clicks.request_ids, clicks.item_ids, strict=True))
-        keys = waited + (new_keys if len(timely) == len(new_keys) else [new_keys[i] for i in timely.tolist()])
+        new_keys = Pairs(Texts.of(clicks.request_ids), Texts.of(clicks.item_ids))
+        keys = Pairs.concatenated([waited, new_keys.take(timely)])
 
         def both(name: str, new: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return np.concatenate([self._clicks.take(name, resolved), new[timely]])
@@ -242,32 +219,17 @@ class Joiner(JoinerState):
         tally.clicks_duplicate += int(np.count_nonzero(inside & closed))
         tally.clicks_absorbed += int(np.count_nonzero(moves.verdict == ABSORBED))
 
-    def _find_rows(self, keys: list[Key], ingested: Int64, rows: NewRows) -> Int64:
+    def _find_rows(self, keys: Pairs, ingested: Int64, rows: NewRows) -> Int64:
         """Number of the first row of each key that its click can see, -1 where there is none."""
-        if not keys:
-            return np.empty(0, np.int64)
-        number = dict(zip(reversed(rows.keys), range(self.rows.end + len(rows.keys) - 1, -1, -1), strict=False))
-        found = np.fromiter(map(self._row.get, keys, map(number.get, keys, repeat(-1))), np.int64, len(keys))
-        near = self._sees(ingested, self._ingested(found, rows))
-        unseen = np.flatnonzero((found >= 0) & ~near).tolist()
-        found[unseen] = -1
-        if unseen:  # a key may have been used again after its first row was forgotten
-            later: dict[Key, list[int]] = {}
-            for place, key in enumerate(rows.keys):
-                later.setdefault(key, []).append(place)
-            for i in unseen:
-                places = np.array(later.get(keys[i], []), np.int64)
-                visible = places[self._sees(ingested[i], rows.ingested_ms[places])]
-                found[i] = visible[0] + self.rows.end if len(visible) else -1
-        return found
-
-    def _ingested(self, row: Int64, rows: NewRows) -> Int64:
-        """Ingestion times of old and new rows, 0 for -1."""
-        result = np.zeros(len(row), np.int64)
-        old, new = (row >= 0) & (row < self.rows.end), row >= self.rows.end
-        result[old] = self.rows.take("ingested", row[old])
-        result[new] = rows.ingested_ms[row[new] - self.rows.end]
-        return result
+        return self._index.find(
+            keys,
+            ingested,
+            self.rows.view("ingested"),
+            rows.sought,
+            end=self.rows.end,
+            retention_ms=self.rule.row_retention_ms,
+            wait_ms=self.rule.click_retention_ms,
+        )
 
     def _sees(self, click_ingested: Int64, row_ingested: Int64) -> Bool:
         """True where neither the row nor the click is forgotten when the other comes."""
@@ -279,8 +241,9 @@ class Joiner(JoinerState):
         """Numbers of the clicks that waited for one of these rows, in order."""
         if not self._waiting:
             return np.empty(0, np.int64)
-        called = [(at, key) for at, key in enumerate(rows.keys) if key in self._waiting]
-        pairs = [(number, at) for at, key in called for number in self._waiting[key]]
+        waiting = self._waiting
+        called = [(at, key) for at, key in enumerate(rows.keys) if key in waiting]
+        pairs = [(number, at) for at, key in called for number in waiting[key]]
         number, at = np.array(pairs, np.int64).reshape(-1, 2).T
         return np.unique(number[self._sees(self._clicks.take("ingested", number), rows.ingested_ms[at])])
 

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bandits.reward_rule import Int64
+from bandits.row_index import SoughtBatch
+from bandits.texts import Pairs
 
 Bool = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
@@ -20,7 +22,8 @@ class NewRows:
     """Rows of a batch that were never seen before.
 
     Attributes:
-        keys: of each row.
+        keys: (request_id, item_id) of each row.
+        sought: how all rows of the batch were looked for.
         slate: int64, number of each row's slate in the batch.
         occurred_ms: int64, when each was shown.
         ingested_ms: int64, when the log took each.
@@ -32,7 +35,8 @@ class NewRows:
         passed: bool, True where a row is of a surface that is not learned from; empty where all are.
     """
 
-    keys: list[Key]
+    keys: Pairs
+    sought: SoughtBatch
     slate: Int64
     occurred_ms: Int64
     ingested_ms: Int64
@@ -65,7 +69,7 @@ class Reactions:
         total: int64 likewise: the reward of their row.
     """
 
-    keys: list[Key]
+    keys: Pairs
     row: Int64
     occurred_ms: Int64
     ingested_ms: Int64
@@ -81,6 +85,6 @@ class Reactions:
     total: Int64 = field(default_factory=lambda: NO_NUMBERS)
 
     @property
-    def wait_keys(self) -> list[Key]:
+    def wait_keys(self) -> Pairs:
         """Keys of those that wait."""
-        return [self.keys[i] for i in np.flatnonzero(self.wait).tolist()]
+        return self.keys.take(self.wait)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
+from bandits.texts import Pairs
+
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
-Key = tuple[str, str]
 
 
 @dataclass
@@ -134,7 +135,7 @@ class JoinerChange:
     clicks_position: int
     tally: Tally
     row_start: int
-    row_keys: list[Key]
+    row_keys: Pairs
     row_occurred_ms: Int64
     row_ingested_ms: Int64
     row_context: Int64
@@ -144,7 +145,7 @@ class JoinerChange:
     context_x: Int64
     rewarded: Int64
     click_start: int
-    click_keys: list[Key]
+    click_keys: Pairs
     click_occurred_ms: Int64
     click_ingested_ms: Int64
     click_reward: Int64

@@ -17,6 +17,7 @@ from bandits.joiner_state import JoinerState
 from bandits.outcomes import CLICKS_TOPIC, IMPRESSIONS_TOPIC, Outcomes
 from bandits.reward_rule import Int64
 from bandits.sums import UNIT
+from bandits.texts import Texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class _Facts:
     """Facts of one kind, by number of their row."""
 
     row: Int64
-    item_ids: list[str]
+    item_ids: Texts
     impression: int
     reward: Int64
     opening: int
@@ -59,10 +60,10 @@ def _shown(impressions: Impressions, rows: NewRows, change: JoinerChange, *, at_
     slate, keys = rows.slate, rows.keys
     if len(rows.passed):
         own = np.flatnonzero(~rows.passed)
-        row, slate, keys = row[own], slate[own], [keys[at] for at in own.tolist()]
+        row, slate, keys = row[own], slate[own], keys.take(own)
     return _Facts(
         row=row,
-        item_ids=[key[1] for key in keys],
+        item_ids=keys.item,
         impression=int(not at_close),
         reward=np.zeros(len(keys), np.int64),
         opening=int(at_close),
@@ -83,7 +84,7 @@ def _rewards(state: JoinerState, reactions: Reactions, change: JoinerChange) -> 
         at = at[apart]
     return _Facts(
         row=reactions.row[at],
-        item_ids=[reactions.keys[i][1] for i in at.tolist()],
+        item_ids=reactions.keys.item.take(at),
         impression=0,
         reward=reactions.reward[at],
         opening=0,
@@ -96,11 +97,10 @@ def _rewards(state: JoinerState, reactions: Reactions, change: JoinerChange) -> 
 def _closings(state: JoinerState, rows: Int64, change: JoinerChange) -> _Facts:
     earned = dict(zip(change.reward_row.tolist(), change.reward_total.tolist(), strict=True))  # the last one holds
     numbers = rows.tolist()
-    names = [state.key_of(row, change)[1] for row in numbers]
     reward = [earned[row] if row in earned else state.earned(row) for row in numbers]
     return _Facts(
         row=rows,
-        item_ids=names,
+        item_ids=state.items_of(rows, change),
         impression=1,
         reward=np.array(reward, np.int64),
         opening=-1,
@@ -115,9 +115,7 @@ def _columns(state: JoinerState, groups: list[_Facts], change: JoinerChange, *, 
     context = _either(state.rows, "context", row, change.row_context, change.row_start)
     used, place = np.unique(context, return_inverse=True)
     ends, cluster, x = state.gather_contexts(used, change)
-    names = [name for group in groups for name in group.item_ids]
-    number: dict[str, int] = {}
-    item = np.fromiter((number.setdefault(name, len(number)) for name in names), np.int32, len(names))
+    item_ids, item = Texts.concatenated([group.item_ids for group in groups]).distinct()
     rule = state.rule
 
     def each(values: list[int], dtype: type[np.integer]) -> Int64:
@@ -128,7 +126,7 @@ def _columns(state: JoinerState, groups: list[_Facts], change: JoinerChange, *, 
         sequence=change.sequence,
         impressions_position=change.impressions_position,
         clicks_position=change.clicks_position,
-        item_ids=list(number),
+        item_ids=item_ids,
         context_ends=ends,
         context_cluster=cluster,
         context_x=x,

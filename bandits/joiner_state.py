@@ -14,7 +14,9 @@ from bandits.join_rule import JoinRule
 from bandits.joiner_batch import NO_FLAGS, Bool, Int32, Key
 from bandits.joiner_change import JoinerChange, Tally
 from bandits.reward_rule import Int64, RewardBook
+from bandits.row_index import RowIndex
 from bandits.sums import UNIT
+from bandits.texts import Texts
 
 _NONE = np.empty(0, np.int64)
 
@@ -35,8 +37,7 @@ class JoinerState:
         self.clock_ms = 0
         self.impressions_position = 0
         self.clicks_position = 0
-        self._row: dict[Key, int] = {}
-        self._keys: deque[Key] = deque()
+        self._index = RowIndex()
         self.rows = Arena(
             occurred=np.int64,
             ingested=np.int64,
@@ -121,8 +122,7 @@ class JoinerState:
     # --- apply -------------------------------------------------------------------------------------------------
 
     def _take_rows(self, change: JoinerChange) -> None:
-        self._row.update(zip(change.row_keys, count(change.row_start), strict=False))
-        self._keys.extend(change.row_keys)
+        self._index.add(change.row_keys, change.row_start)
         unrewarded = np.zeros(len(change.row_keys), np.bool_)
         self.rows.append(
             occurred=change.row_occurred_ms,
@@ -178,11 +178,9 @@ class JoinerState:
         )
 
     def _evict(self, change: JoinerChange) -> None:
-        for number in range(self.rows.first, change.first_row):
-            row_key = self._keys.popleft()
-            if self._row.get(row_key) == number:  # the key may have been used again
-                del self._row[row_key]
+        for number in range(self.rows.first, change.first_row) if len(self._book) else ():
             self._book.forget(number)
+        self._index.drop_before(change.first_row)
         self.rows.drop_before(change.first_row)
         kept = int(self.rows.view("context")[0]) if len(self.rows) else self._contexts.end
         self._contexts.drop_before(kept)
@@ -247,11 +245,10 @@ class JoinerState:
             over = len(self.rows) + len(change.row_keys)
         change.closed_before = max(self._closed_before, first + over, change.first_row)
 
-    def key_of(self, row: int, change: JoinerChange) -> Key:
-        """Key of a row that is alive or that a change adds."""
-        return (
-            self._keys[row - self.rows.first] if row < change.row_start else change.row_keys[row - change.row_start]
-        )
+    def items_of(self, rows: Int64, change: JoinerChange) -> Texts:
+        """Item ids of rows by number, ascending, alive or added by a change."""
+        old, new = rows[rows < change.row_start], rows[rows >= change.row_start] - change.row_start
+        return Texts.concatenated([self._index.items(old), change.row_keys.item.take(new)])
 
     def earned(self, row: int) -> int:
         """What a row has earned, where that is kept; unit 2^-15."""

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bandits.joiner_change import JoinerChange, Tally
+from bandits.texts import Pairs, Texts
 from freshet.v1 import state_pb2
 
 _INT64 = (
@@ -57,10 +58,10 @@ def encode_change(change: JoinerChange) -> bytes:
     """Bytes of a change, without its dead letters, which are stored on their own."""
     message = state_pb2.JoinerChangeColumns(
         tally=change.tally.as_dict(),
-        row_request_ids=[key[0] for key in change.row_keys],
-        row_item_ids=[key[1] for key in change.row_keys],
-        click_request_ids=[key[0] for key in change.click_keys],
-        click_item_ids=[key[1] for key in change.click_keys],
+        row_request_ids=change.row_keys.request,
+        row_item_ids=change.row_keys.item,
+        click_request_ids=change.click_keys.request,
+        click_item_ids=change.click_keys.item,
     )
     for name in _NUMBERS:
         setattr(message, name, getattr(change, name))
@@ -113,8 +114,8 @@ def _decode(record: bytes) -> JoinerChange:
     numbers: dict[str, Any] = {name: int(getattr(message, name)) for name in _NUMBERS}
     return JoinerChange(
         tally=Tally(**dict(message.tally)),
-        row_keys=list(zip(message.row_request_ids, message.row_item_ids, strict=True)),
-        click_keys=list(zip(message.click_request_ids, message.click_item_ids, strict=True)),
+        row_keys=Pairs(Texts.of(message.row_request_ids), Texts.of(message.row_item_ids)),
+        click_keys=Pairs(Texts.of(message.click_request_ids), Texts.of(message.click_item_ids)),
         dead=[],
         **numbers,
         **columns,

@@ -36,7 +36,8 @@ from streams.outcome_codec import LedgerError, Message, decode_run
 from streams.row_codec import encode_rows
 from streams.store import Batch
 
-# While more is waiting, publishing takes at most one part in so many of the time, up to a limit.
+# While more is waiting, publishing takes at most one part in so many of the time, up to a limit. While a whole round
+# waits, whoever follows the rows is behind in any case: rows that change again a moment later are not sent at all.
 _SHARE = 3
 _LONGEST_PAUSE_S = 1.0
 
@@ -67,8 +68,11 @@ class LearnerRounds(Rounds[LearnerPartition]):
         """When the next publication is due."""
         if not any(map(_is_ahead, self.partitions)):
             return None
-        pause_s = self.around.settings.publish_interval_ms / 1000
-        if self._waiting_bytes():
+        settings, waiting = self.around.settings, self._waiting_bytes()
+        pause_s = settings.publish_interval_ms / 1000
+        if waiting >= settings.max_batch_bytes:
+            pause_s = max(pause_s, _LONGEST_PAUSE_S)
+        elif waiting:
             pause_s = max(pause_s, min(_SHARE * self._publishing_took_s, _LONGEST_PAUSE_S))
         return self._published_at_s + pause_s - time.monotonic()
 

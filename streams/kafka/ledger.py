@@ -16,6 +16,7 @@ import numpy as np
 from bandits.arena import Int64, ranges
 from bandits.hashing import hash_strings
 from bandits.outcomes import Outcomes
+from bandits.texts import Texts
 from freshet.v1 import kafka_state_pb2
 from streams.outcome_codec import COLUMNS, FACT_COLUMNS, OPTIONAL_COLUMNS, encode_outcomes, encode_stretches
 
@@ -152,7 +153,7 @@ def _by_partition(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tupl
     }
     sorted_outcomes = replace(
         outcomes,
-        item_ids=[outcomes.item_ids[number] for number in items.tolist()],
+        item_ids=Texts.of(outcomes.item_ids).take(items),
         context_ends=ends - element_bounds[of_context],
         context_cluster=outcomes.context_cluster[elements],
         context_x=outcomes.context_x[elements],

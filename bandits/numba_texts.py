@@ -1,0 +1,138 @@
+"""Compiled work on strings in a buffer of UTF-8: hash, compare, copy, number.
+
+Promises: nothing outside of the given pieces is read; texts are told apart by their bytes, hashes only say where to
+look. Nothing is checked here: places and sizes lie within the buffer.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+
+from bandits import hashing, numba_memory
+from bandits.hashing import LANES
+from bandits.numba_cache import fingerprint
+from bandits.numba_memory import intrinsic, load, pointer, store
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIER_1, _MULTIPLIER_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_LANE = LANES[0]
+
+
+@intrinsic
+def load_word(typingctx, start, index):  # type: ignore[no-untyped-def]
+    """The little-endian uint64 whose first byte is number `index` behind a pointer to bytes."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        address = builder.gep(arguments[0], [arguments[1]])
+        return builder.load(builder.bitcast(address, ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(start, types.int64), codegen
+
+
+@njit(inline="always")
+def mixed(z):  # type: ignore[no-untyped-def]
+    """SplitMix64 finaliser (`bandits.hashing.mix`)."""
+    z = (z ^ (z >> np.uint64(30))) * _MULTIPLIER_1
+    z = (z ^ (z >> np.uint64(27))) * _MULTIPLIER_2
+    return z ^ (z >> np.uint64(31))
+
+
+@njit
+def _tail(data, at, size):  # type: ignore[no-untyped-def]
+    """The last `size` < 8 bytes as a number."""
+    word = np.uint64(0)
+    for place in range(size):
+        word |= np.uint64(load(data, at + place)) << np.uint64(8 * place)
+    return word
+
+
+@njit
+def text_hash(data, at, size, seed):  # type: ignore[no-untyped-def]
+    """Hash of a text; of no meaning outside of this process."""
+    state = seed ^ np.uint64(size)
+    end = at + size
+    while at + 8 <= end:
+        state = (state ^ load_word(data, at)) * _MULTIPLIER_1
+        state ^= state >> np.uint64(32)
+        at += 8
+    return mixed(state + _tail(data, at, end - at))
+
+
+@njit
+def same_text(one, at, other, other_at, size):  # type: ignore[no-untyped-def]
+    """True if two pieces of that size are equal."""
+    end = at + size
+    while at + 8 <= end:
+        if load_word(one, at) != load_word(other, other_at):
+            return False
+        at, other_at = at + 8, other_at + 8
+    return _tail(one, at, end - at) == _tail(other, other_at, end - at)
+
+
+@njit
+def _copy_text(data, at, size, out, to):  # type: ignore[no-untyped-def]
+    for place in range(size):
+        store(out, to + place, load(data, at + place))
+
+
+def _entries(sources: int) -> tuple[Any, Any, Any]:
+    """What is called from outside, cached on disk for these sources."""
+
+    @njit(cache=True, nogil=True)
+    def copy_texts(data, at, size, out):  # type: ignore[no-untyped-def]
+        """Write texts one after the other into `out`, uint8 with room for them."""
+        source, target, to = pointer(data), pointer(out), 0
+        for text in range(len(at)):
+            if sources >= 0:  # a value from outside the function becomes part of the key in Numba's cache
+                _copy_text(source, at[text], size[text], target, to)
+            to += size[text]
+
+    @njit(cache=True, nogil=True)
+    def number_texts(data, at, size, seed, table, number, first):  # type: ignore[no-untyped-def]
+        """Number distinct texts in the order in which they come; how many there are.
+
+        Args:
+            data: uint8, the buffer of the texts.
+            at: int64 of shape (n,), where each begins.
+            size: int64 of shape (n,), bytes of each.
+            seed: uint64, of the hashes.
+            table: int32 zeros, a power of two of them and at least twice as many as texts.
+            number: int32 of shape (n,), filled with the number of each.
+            first: int64 of shape (n,), filled with where each distinct one comes first.
+        """
+        source, count, last = pointer(data), np.int64(0), np.uint64(len(table) - 1)
+        for text in range(len(at)):
+            slot = np.int64(text_hash(source, at[text], size[text], seed) & last)
+            while sources >= 0:
+                found = np.int64(table[slot]) - 1
+                if found < 0:
+                    first[count] = text
+                    count += 1
+                    table[slot] = count
+                    number[text] = count - 1
+                    break
+                other = first[found]
+                if size[other] == size[text] and same_text(source, at[other], source, at[text], size[text]):
+                    number[text] = found
+                    break
+                slot = (slot + 1) & np.int64(last)
+        return count
+
+    @njit(cache=True, nogil=True)
+    def first_hashes(data, at, size, out):  # type: ignore[no-untyped-def]
+        """The first column of `bandits.hashing.hash_strings` into `out`, uint64 of shape (n,)."""
+        source = pointer(data)
+        for text in range(len(at)):
+            place, end = at[text], at[text] + size[text]
+            state = mixed(np.uint64(size[text]) ^ _LANE)
+            while sources >= 0 and place + 8 <= end:
+                state = mixed((state + _GOLDEN) ^ load_word(source, place))
+                place += 8
+            out[text] = mixed((state + _GOLDEN) ^ _tail(source, place, end - place))
+
+    return copy_texts, number_texts, first_hashes
+
+
+copy_texts, number_texts, first_hashes = _entries(fingerprint(numba_memory, hashing))
