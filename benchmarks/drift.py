@@ -114,8 +114,8 @@ def _served(graph: Graph, sums: Sums, at: int) -> Float64:
         times = sums.times
         now_ms = max(_START_MS + _ROUND_MS * at, int(times[:, LATEST].max()))
         newest, past = ageing(times[:, LATEST], times[:, HALF_LIFE], now_ms)
-        repeated = (np.repeat(factor, np.diff(graph.item_ptr)) for factor in (newest, past))
-        rows, _ = served_rows(sums.edge, sums.extra, *repeated, PolicySettings())
+        owner = np.repeat(np.arange(graph.n_items), np.diff(graph.item_ptr))
+        rows, _ = served_rows(sums.edge, sums.extra, newest[owner], past[owner], PolicySettings(), owner)
     return rows.reshape(_ITEMS, _CLUSTERS, 3) / np.array([UNIT, UNIT**2, UNIT**2])
 
 

@@ -31,6 +31,6 @@ def served(change: Change, settings: PolicySettings) -> tuple[Change, Int64 | No
     degrees = np.diff(change.graph.item_ptr)[change.items]
     owner = np.repeat(np.arange(len(change.items)), degrees)
     kept = (change.edge_rows, change.extra_rows, newest[owner], past[owner])
-    rows, in_flight = served_rows(*kept, settings)
+    rows, in_flight = served_rows(*kept, settings, owner)
     items = served_items(change.item_rows, *kept, owner)
     return replace(change, edge_rows=rows, item_rows=items, extra_rows=None, time_rows=None), in_flight

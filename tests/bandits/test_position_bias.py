@@ -11,14 +11,15 @@ from bandits.graph import build_graph
 from bandits.join_rule import JoinRule
 from bandits.joiner import Joiner
 from bandits.learner import Learner
-from bandits.policies import PolicySettings, estimate
+from bandits.policies import PolicySettings, estimate, estimate_centred
 from bandits.position_bias import estimate_gammas
 from bandits.served_sums import served_items, served_rows
 from bandits.simulator.clicks import PositionBased
 from bandits.slates import pick
-from bandits.sums import EXCESS, Sums
+from bandits.sums import EXCESS, Facts, Sums
 from streams.outcome_codec import decode_outcomes, encode_outcomes
 
+TASTES = np.array([0.1, 0.2, 0.3])
 THETA = np.array([0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 GAMMA = (1.0, 0.6, 0.35, 0.2, 0.12, 0.07)
 ITEMS = [f"item-{n}" for n in range(6)]
@@ -85,7 +86,8 @@ def means(learner: Learner, settings: PolicySettings) -> np.ndarray:
     sums = learner.sums
     extra, times = sums.with_extra()
     newest, past = ageing(times[:, 1], times[:, 0], NOW_MS)
-    rows, _ = served_rows(sums.edge, extra, np.repeat(newest, 2), np.repeat(past, 2), settings)
+    owner = np.repeat(np.arange(6), 2)
+    rows, _ = served_rows(sums.edge, extra, newest[owner], past[owner], settings, owner)
     user = Context(np.array([0, 1], np.int32), np.array([0.5, 0.25]))
     gathered = choose_backend("numpy").gather(GRAPH, Sums(rows, sums.item), np.arange(6, dtype=np.int32), user)
     return estimate(gathered, settings)[0]
@@ -167,7 +169,7 @@ def test_without_gammas_what_is_served_is_what_was_learned(estimator: str) -> No
     extra, _ = learner.sums.with_extra()
     ones = np.ones(len(extra))
     settings = PolicySettings(estimator=estimator)  # type: ignore[arg-type]
-    rows, in_flight = served_rows(learner.sums.edge, extra, ones, 0 * ones, settings)
+    rows, in_flight = served_rows(learner.sums.edge, extra, ones, 0 * ones, settings, np.repeat(np.arange(6), 2))
     assert rows.tolist() == learner.sums.edge.tolist()
     assert not in_flight.any()
 
@@ -184,6 +186,67 @@ def test_items_are_served_by_how_often_they_were_looked_at() -> None:
     plain = learned(JoinRule(), items, clicked).sums
     extra, _ = plain.with_extra()
     assert served_items(plain.item, plain.edge, extra, ones, 0 * ones, owner).tolist() == plain.item.tolist()
+
+
+def centred(gammas: np.ndarray, weights: np.ndarray, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and width of `randomized_ucb` for the users of each cluster alone, after impressions of one item.
+
+    Args:
+        gammas: float64 of shape (n,), of each impression.
+        weights: float64 of shape (n, 3), of its user.
+        seed: of what is clicked.
+    """
+    n = len(gammas)
+    clicked = np.random.default_rng(seed).random(n) < gammas * (weights @ TASTES)
+    graph = build_graph(
+        version="v", centroids=[], n_clusters=3, item_ids=["a"], edge_item=[0, 0, 0], edge_cluster=[0, 1, 2]
+    )
+    sums, settings = Sums.zeros(graph), PolicySettings(pooled_mean=0.2)
+    facts = Facts(
+        item=np.zeros(n, np.int32),
+        context=np.arange(n, dtype=np.int32),
+        impressions=np.ones(n, np.int64),
+        reward=clicked * UNIT,
+        context_ptr=3 * np.arange(n + 1),
+        context_cluster=np.tile(np.arange(3, dtype=np.int32), n),
+        context_x=np.maximum(np.rint(weights * UNIT), 1).astype(np.int64).ravel(),
+        gamma=np.rint(gammas * UNIT).astype(np.int64),
+    )
+    choose_backend("numpy").add(graph, sums, facts)
+    extra, _ = sums.with_extra()
+    ones, owner = np.ones(3), np.zeros(3, np.int64)
+    rows, _ = served_rows(sums.edge, extra, ones, 0 * ones, settings, owner)
+    items = served_items(sums.item, sums.edge, extra, ones, 0 * ones, owner)
+    told = []
+    for cluster in range(3):
+        user = Context(np.array([cluster], np.int32), np.ones(1))
+        gathered = choose_backend("numpy").gather(graph, Sums(rows, items), np.zeros(1, np.int32), user)
+        told.append(estimate_centred(gathered, settings))
+    mean, width = np.array(told)[:, :, 0].T
+    return mean, width
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+@pytest.mark.parametrize("positions", [(0.2,), (1.0, 0.6, 0.35, 0.2, 0.12, 0.07)])
+def test_positions_do_not_blow_up_how_far_an_edge_is_from_its_item(
+    positions: tuple[float, ...], *, overlapping: bool
+) -> None:
+    """Randomised UCB ends at the means that it has where all is looked at, and knows how far it may be off."""
+    rng, runs, n = np.random.default_rng(11), 60, 3_000
+    seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"biased": [], "plain": []}
+    for run in range(runs):
+        weights = rng.dirichlet([1.0] * 3, n) if overlapping else np.eye(3)[rng.integers(3, size=n)]
+        gammas = rng.choice(positions, n)
+        seen["biased"].append(centred(gammas, weights, seed=run))
+        seen["plain"].append(centred(np.ones(n), weights, seed=run))
+    biased, plain = (np.array([mean for mean, _ in told]) for told in seen.values())
+    error = np.sqrt((biased.var(axis=0) + plain.var(axis=0)) / runs)
+    off = np.abs(biased.mean(axis=0) - plain.mean(axis=0))
+    assert (off < 4 * error + 0.003).all(), (biased.mean(axis=0), plain.mean(axis=0))
+    claimed = np.array([width for _, width in seen["biased"]]).mean(axis=0)
+    assert (claimed > 0.8 * biased.std(axis=0)).all()
+    if not overlapping:
+        assert (claimed < 1.3 * biased.std(axis=0)).all()
 
 
 def test_a_click_learns_with_the_gamma_of_its_impression() -> None:
