@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from bandits.arena import ranges
 from bandits.events import Clicks, Impressions
+from bandits.join_rule import JoinRule
 from bandits.joiner_batch import NO_FLAGS, Bool, Int32, NewRows, Reactions
 from bandits.joiner_change import Dead, JoinerChange, Tally
 from bandits.joiner_facts import make_outcomes
@@ -26,6 +27,8 @@ from bandits.joiner_state import JoinerState
 from bandits.outcomes import CLICKS_TOPIC, IMPRESSIONS_TOPIC, Outcomes
 from bandits.reward_rule import ABSORBED, COUNTED, REPEATED, Int64
 from bandits.texts import Pairs, Texts
+
+_COMPILED_ROWS = 100  # more than the smallest index has room for
 
 
 class Joiner(JoinerState):
@@ -274,3 +277,15 @@ def _contexts_of(slate: Int64, learned: Bool | None) -> tuple[Int64, Int64]:
 
 def _next(offsets: Int64, position: int) -> int:
     return int(offsets[-1]) + 1 if len(offsets) else position
+
+
+def compile_joins(rule: JoinRule) -> None:
+    """Have what joining compiles compiled, or read from the cache on disk, so that no event waits for it."""
+    joiner, one, cluster = Joiner(rule), np.ones(1, np.int64), np.zeros(1, np.int32)
+    request, items = Texts.of(["r"]), Texts.of([str(number) for number in range(_COMPILED_ROWS)])
+    ends, position = np.array([len(items)]), np.zeros(len(items), np.int32)
+    shown = Impressions(request, one, one, one, cluster, ends, items, one, cluster, one, position)
+    clicks = Clicks(request, items[:1], one, one, one, one, cluster)
+    for clock_ms in (1, 2**60):  # the second time all is forgotten
+        _, change = joiner.join(shown, clicks, clock_ms=clock_ms)
+        joiner.apply(change)

@@ -149,7 +149,6 @@ class JoinerPartition(Partition):
             outcomes,
             replace(place, clock_ms=change.clock_ms),
             self.around.ledger_partitions,
-            self.around.item_partitions.of(outcomes.item_ids),
         )
         outbox = [Outgoing(ledger, partition, None, part) for partition, part in parts.items()]
         for topic, decoded in ((self.impressions.topic, shown), (self.clicks.topic, clicked)):

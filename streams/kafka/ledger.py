@@ -9,18 +9,14 @@ Invariants:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 
 import numpy as np
 
 from bandits.arena import Int64, ranges
-from bandits.hashing import hash_strings
 from bandits.outcomes import Outcomes
 from bandits.texts import Texts
 from freshet.v1 import kafka_state_pb2
 from streams.outcome_codec import COLUMNS, FACT_COLUMNS, OPTIONAL_COLUMNS, encode_outcomes, encode_stretches
-
-_MAX_REMEMBERED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -39,51 +35,25 @@ class Place:
 
 def partitions_of(item_ids: Sequence[str], n_partitions: int) -> Int64:
     """Ledger partition of each item, int64."""
-    hashes = hash_strings(item_ids)[:, 0]
+    from bandits.numba_texts import first_hashes
+
+    texts = Texts.of(item_ids)
+    hashes = np.empty(len(texts), np.uint64)
+    first_hashes(texts.data, texts.at, texts.size, hashes)
     return (hashes % np.uint64(n_partitions)).astype(np.int64)
 
 
-class ItemPartitions:
-    """Ledger partitions of items, remembered: hashing costs more than looking up.
-
-    Args:
-        n_partitions: of the ledger.
-    """
-
-    def __init__(self, n_partitions: int) -> None:
-        self._n_partitions = n_partitions
-        self._known: dict[str, int] = {}
-
-    def of(self, item_ids: Sequence[str]) -> Int64:
-        """Ledger partition of each item, int64."""
-        known = self._known
-        found = np.fromiter(map(known.get, item_ids, repeat(-1)), np.int64, len(item_ids))
-        missing = np.flatnonzero(found < 0)
-        if len(missing):
-            names = [item_ids[at] for at in missing.tolist()]
-            found[missing] = partitions_of(names, self._n_partitions)
-            if len(known) + len(names) > _MAX_REMEMBERED:
-                known.clear()
-            known.update(zip(names, found[missing].tolist(), strict=True))
-        return found
-
-
-def encode_parts(
-    outcomes: Outcomes, place: Place, n_partitions: int, of_item: Int64 | None = None
-) -> dict[int, bytes]:
+def encode_parts(outcomes: Outcomes, place: Place, n_partitions: int) -> dict[int, bytes]:
     """Bytes of each part by ledger partition, without an epoch; no part is empty.
 
     Args:
         outcomes: of one micro-batch.
         place: of the batch.
         n_partitions: of the ledger.
-        of_item: partition of each of the item ids, if it is known already.
     """
     if not len(outcomes):
         return {}
-    if of_item is None:
-        of_item = partitions_of(outcomes.item_ids, n_partitions)
-    sorted_outcomes, bounds = _by_partition(outcomes, of_item, n_partitions)
+    sorted_outcomes, bounds = _by_partition(outcomes, partitions_of(outcomes.item_ids, n_partitions), n_partitions)
     records = encode_stretches(sorted_outcomes, **bounds)
     wanted = [at for at in range(n_partitions) if bounds["facts"][at] < bounds["facts"][at + 1]]
     delivery = kafka_state_pb2.OutcomeDelivery(
@@ -169,7 +139,6 @@ def _by_partition(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tupl
 
 
 __all__ = [
-    "ItemPartitions",
     "Place",
     "decode_delivery",
     "encode_fence",

@@ -14,9 +14,9 @@ from functools import cached_property
 from faust.types import TP
 
 from bandits.backend import Backend
+from bandits.joiner import compile_joins
 from streams.kafka.chunk import Chunk
 from streams.kafka.disk_threads import DiskThreads
-from streams.kafka.ledger import ItemPartitions
 from streams.kafka.sender import Sender
 from streams.kafka.source_codec import ClickDecoder, ImpressionDecoder, click_decoder, impression_decoder
 from streams.kafka.transport import ChunkConsumer
@@ -40,7 +40,6 @@ class Surroundings:
         disk: writes to stores.
         backend: adds the facts.
         ledger_partitions: partitions of the ledger.
-        item_partitions: ledger partition of each item.
     """
 
     settings: WorkerSettings
@@ -50,11 +49,11 @@ class Surroundings:
     disk: DiskThreads
     backend: Backend
     ledger_partitions: int
-    item_partitions: ItemPartitions
 
     def __post_init__(self) -> None:
         # What has to be compiled is compiled here, before the worker joins its group: later the group would wait.
         _ = self.decoders
+        compile_joins(self.settings.rule)
 
     @cached_property
     def decoders(self) -> tuple[ImpressionDecoder, ClickDecoder]:

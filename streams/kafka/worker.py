@@ -30,7 +30,6 @@ from streams.kafka.joiner_partition import JoinerPartition
 from streams.kafka.joiner_rounds import JoinerRounds
 from streams.kafka.learner_partition import LearnerPartition
 from streams.kafka.learner_rounds import LearnerRounds
-from streams.kafka.ledger import ItemPartitions
 from streams.kafka.log_reader import open_reader
 from streams.kafka.partition import Partition, Surroundings, WorkerError
 from streams.kafka.sender import Sender
@@ -114,7 +113,6 @@ class Worker:
             disk=DiskThreads(),
             backend=choose_backend(settings.backend, extended=settings.rule.extends_facts),
             ledger_partitions=counts[names.outcomes],
-            item_partitions=ItemPartitions(counts[names.outcomes]),
         )
         self._shared = SharedSums.empty(graph, counts[names.outcomes], self._around.backend)
         await self.app.start()

@@ -1,4 +1,4 @@
-"""Records of a source topic to columns: one compiled pass, and Python objects for the ids alone.
+"""Records of a source topic to columns in one compiled pass; ids stay bytes.
 
 Invariants: a record is read whole or handed over; what is read equals what comes of it by way of messages
 (`streams.kafka.source_codec`); events keep the order of the records. A reader compiles its scan when it is made, or
@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from bandits.events import Clicks, Impressions
 from bandits.join_rule import JoinRule
+from bandits.texts import Texts
 from freshet.v1 import events_pb2
 from streams.event_codec import priced_clicks
 from streams.wire.scan import scan_clicks, scan_impressions
 from streams.wire.sinks import (
     CONTEXT_END,
-    DISTINCT,
     ELEMENTS,
     EVENT_AT,
     EVENT_SIZE,
@@ -87,19 +87,18 @@ class ImpressionReader:
         scan_impressions(data, ends, now_ms, self._bounds, self._words, out, outcome)
         if not out.ended[SLATES]:
             return Impressions.none(), _NO_RECORD
-        joined = data.tobytes()
-        n_slates, n_rows, n_elements, n_distinct = out.ended[[SLATES, ROWS, ELEMENTS, DISTINCT]].tolist()
+        n_slates, n_rows, n_elements = out.ended[[SLATES, ROWS, ELEMENTS]].tolist()
         slate = out.slate[:n_slates].T
-        items = np.array(_texts(joined, out.item_at[:n_distinct], out.item_size[:n_distinct]), object)
+        item = out.item[:n_rows]
         record = slate[RECORD].copy()
         impressions = Impressions(
-            request_ids=_texts(joined, slate[REQUEST_AT], slate[REQUEST_SIZE]),
+            request_ids=Texts(data, slate[REQUEST_AT].copy(), slate[REQUEST_SIZE].copy()),
             occurred_at_ms=slate[OCCURRED].copy(),
             ingested_at_ms=now_ms[record],
             offset=offset[record],
             index=slate[INDEX].astype(np.int32),
             item_ends=slate[ITEMS_END].copy(),
-            item_ids=items[out.item[:n_rows]].tolist(),
+            item_ids=Texts(data, out.item_at[item], out.item_size[item]),
             context_ends=slate[CONTEXT_END].copy(),
             context_cluster=out.cluster[:n_elements].copy(),
             context_x=out.x[:n_elements].copy(),
@@ -127,18 +126,17 @@ class ClickReader:
         scan_clicks(data, ends, now_ms, self._bounds, self._words, self._default, out, outcome)
         if not out.ended[0]:
             return Clicks.none(), _NO_RECORD
-        joined = data.tobytes()
         n_clicks = int(out.ended[0])
         click = out.click[:n_clicks].T
         record = click[RECORD].copy()
         names = self._names
         clicks = priced_clicks(
             self._rule,
-            request_ids=_texts(joined, click[REQUEST_AT], click[REQUEST_SIZE]),
-            item_ids=_texts(joined, click[ITEM_AT], click[ITEM_SIZE]),
+            request_ids=Texts(data, click[REQUEST_AT].copy(), click[REQUEST_SIZE].copy()),
+            item_ids=Texts(data, click[ITEM_AT].copy(), click[ITEM_SIZE].copy()),
             kinds=[names[kind] for kind in click[KIND].tolist()],
             raw=out.reward[:n_clicks],
-            event_ids=_texts(joined, click[EVENT_AT], click[EVENT_SIZE]) if self._rule.several_count else [],
+            event_ids=Texts(data, click[EVENT_AT], click[EVENT_SIZE]) if self._rule.several_count else [],
             occurred_at_ms=click[OCCURRED].copy(),
             ingested_at_ms=now_ms[record],
             offset=offset[record],
@@ -152,11 +150,6 @@ def _joined(values: Sequence[bytes]) -> tuple[UInt8, Int64]:
     return np.frombuffer(bytearray().join(values), np.uint8), np.cumsum(
         np.fromiter(map(len, values), np.int64, len(values))
     )
-
-
-def _texts(joined: bytes, at: Int64, size: Int64) -> list[str]:
-    """Strings, whose bytes are known to be UTF-8."""
-    return [joined[start:end].decode() for start, end in zip(at.tolist(), (at + size).tolist(), strict=True)]
 
 
 def _nothing() -> tuple[list[bytes], Int64, Int64, Outcome]:
