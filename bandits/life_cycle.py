@@ -1,10 +1,10 @@
 """The life of an item in the exploration lane: who may be shown for what is not known yet, and who no longer.
 
-Only an item in the lane is ranked by an optimistic or drawn score; any other is ranked by its mean. All of it
-follows from the sums and the time, so that there is nothing else to store and replies can be explained.
+Only an item in the lane is ranked by an optimistic or drawn score, or drawn for a slot; any other is ranked by its
+mean. Of those in the lane the first, which are still owed impressions, have slots reserved for them.
 
-Invariants: pure functions of their arguments; the picking of slates is not touched, so propensities stay as exact
-as the picker's; leaving the lane never raises an item's score in a mode whose scores are above their mean.
+Invariants: pure functions of their arguments; an item outside the lane is never explored, in whatever mode; leaving
+the lane never raises an item's score in a mode whose scores are above their mean.
 """
 
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from bandits.graph import Graph
 from bandits.policies import CandidateSums, Scores
+from bandits.reserved_slots import Pools
 from bandits.sums import UNIT, A, N, S, Sums
 
 Float64 = npt.NDArray[np.float64]
@@ -21,12 +22,17 @@ Bool = npt.NDArray[np.bool_]
 Int8 = npt.NDArray[np.int8]
 Int64 = npt.NDArray[np.int64]
 
-IN_LANE, GRADUATED, KNOWN, OLD, ITEM_CAP, CLUSTER_CAP, SPENT = range(7)
-STATES = ("in_lane", "graduated", "known", "old", "item_cap", "cluster_cap", "budget_spent")
-"""Names of the states; the first that applies, from GRADUATED on, is an item's."""
+IN_LANE, GRADUATED, KNOWN, OLD, ITEM_CAP, CLUSTER_CAP, SPENT, FIRST = range(8)
+STATES = (
+    *("in_lane", "graduated", "known", "old", "item_cap", "cluster_cap", "budget_spent", "first_impressions"),
+)
+"""Names of the states; the first that applies, from GRADUATED to CLUSTER_CAP, is an item's. FIRST is told of items
+in the lane that are owed impressions, SPENT of all items of a surface; neither is among an item's own."""
 
-# Modes whose scores say nothing but the mean, or nothing at all: there is no lane in them.
-_PLAIN_MODES = ("exploit", "epsilon_greedy", "uniform")
+FIRST_POOL, LANE_POOL = 1, 2  # of `bandits.reserved_slots`
+
+# Modes whose scores are the mean: a slot that is not drawn is not explored.
+_PLAIN_MODES = ("exploit", "epsilon_greedy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,8 @@ class LifeCycle:
         max_item_impressions: so many impressions in all.
         max_cluster_impressions: so many impressions of items in the lane, weighted by context, in each of the
             user's clusters where the item has an edge.
+        first_impressions: so many impressions are owed to each item in the lane.
+        first_share: of a slate's slots that go to items that are owed some, 0 < share <= 1.
     """
 
     graduate_rewards: float | None = None
@@ -47,11 +55,20 @@ class LifeCycle:
     max_age_ms: float | None = None
     max_item_impressions: float | None = None
     max_cluster_impressions: float | None = None
+    first_impressions: float | None = None
+    first_share: float = 0.1
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected above 0, got {value}")
+        if self.first_share > 1:
+            raise ValueError(f"first_share: expected at most 1, got {self.first_share}")
+
+    @property
+    def closes_lane(self) -> bool:
+        """Whether an item can leave the lane."""
+        return replace(self, first_impressions=None, first_share=1.0) != LifeCycle(first_share=1.0)
 
 
 def has_lane(mode: str) -> bool:
@@ -111,9 +128,54 @@ def candidate_states(
     return states
 
 
-def settled(scores: Scores, states: Int8) -> Scores:
-    """Scores with the mean in place of the score for all who are not in the lane."""
-    return replace(scores, score=np.where(states == IN_LANE, scores.score, scores.mean))
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """What bounds the exploration of n candidates in one request.
+
+    Attributes:
+        rules: when items leave the lane.
+        age_ms: int64 of shape (n,), 0 where it is not known; None = of none.
+        open_clusters: bool of shape (K,), as `candidate_states` takes it.
+        owed: bool of shape (n,), candidates that are owed first impressions; None = none of them.
+    """
+
+    rules: LifeCycle
+    age_ms: Int64 | None = None
+    open_clusters: Bool | None = None
+    owed: Bool | None = None
+
+    def states(self, sums: CandidateSums, width: Float64) -> Int8:
+        """As `candidate_states`."""
+        return candidate_states(self.rules, sums, width, age_ms=self.age_ms, open_clusters=self.open_clusters)
+
+    def pools(self, states: Int8, explore_share: float) -> Pools:
+        """Whom slots are reserved for.
+
+        Those in the lane are drawn as often as if any candidate could be and draws of others were void; of them,
+        those that are owed impressions have `first_share` of the slots besides.
+
+        Args:
+            states: int8 of shape (n,).
+            explore_share: probability that a slot is explored.
+        """
+        of = np.where(states == IN_LANE, np.int8(LANE_POOL), np.int8(0))
+        share = 0.0
+        if self.owed is not None and self.owed.any():
+            of[self.owed & (of == LANE_POOL)] = FIRST_POOL
+            share = self.rules.first_share
+        n, first, lane = max(1, len(of)), np.count_nonzero(of == FIRST_POOL), np.count_nonzero(of == LANE_POOL)
+        explored = min(explore_share, 1.0 - share) if first else explore_share
+        first_share = share + explored * first / n if first else 0.0
+        return Pools(of, (first_share, explored * lane / n))
+
+
+def settled(mode: str, scores: Scores, states: Int8) -> Scores:
+    """Scores with the mean in place of the score for all who are not in the lane.
+
+    Where nothing ranks (`uniform`), those in the lane come before them, in random order.
+    """
+    inside = scores.score if mode != "uniform" else np.inf
+    return replace(scores, score=np.where(states == IN_LANE, inside, scores.mean))
 
 
 def _states(rules: LifeCycle, n: Float64, s: Float64, age_ms: Int64 | None) -> Int8:

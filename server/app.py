@@ -33,7 +33,7 @@ from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
 from server.http import HttpServer
 from server.item_places import ItemPlaces
 from server.life_cycle import Budgets, Exploration
-from server.limits import PRIOR_REFIT_S, SMALLEST_LOOP_GRACE_S, WARM_UP_CANDIDATES
+from server.limits import FIRST_HOLD_MS, PRIOR_REFIT_S, SMALLEST_LOOP_GRACE_S, WARM_UP_CANDIDATES
 from server.listener import Listener
 from server.logs import make_logger
 from server.loops import Loop, make_loop
@@ -258,7 +258,10 @@ class App:
         if not group.is_set:
             return None
         budgets = Budgets(items=group.budgets, window_ms=round(group.budget_window_s * 1e3))
-        exploration = Exploration(group.rules(), budgets, clock_ms=self._clock_ms)
+        join = self.settings.join
+        # At the close of its window an impression counts, and not before.
+        hold_ms = FIRST_HOLD_MS + (join.window_ms if join.resolution == "at_close" else 0)
+        exploration = Exploration(group.rules(), budgets, hold_ms=hold_ms, clock_ms=self._clock_ms)
         self.metrics.registry.register(exploration)
         return exploration
 

@@ -1,7 +1,8 @@
-"""Exploration kept within bounds: items leave the lane, clusters and surfaces have budgets.
+"""Exploration kept within bounds: items leave the lane, clusters and surfaces have budgets, new items have slots.
 
-Invariants: what a reply was scored under is a function of the sums, the time and the budgets at that moment; a
-budget is exceeded by no more than the slates in flight when it is spent; with nothing set, nothing of this runs.
+Invariants: what a reply was scored under is a function of the sums, the time, the budgets and what was shown of new
+items at that moment; a budget is exceeded by no more than the slates in flight when it is spent; where nothing
+bounds the candidates at hand, slates are filled as if nothing of this were set.
 """
 
 import threading
@@ -16,21 +17,22 @@ from prometheus_client.registry import Collector
 from bandits.context import Context
 from bandits.graph import Graph, Int32
 from bandits.life_cycle import (
+    FIRST,
     IN_LANE,
     SPENT,
     STATES,
     Bool,
-    Int8,
+    Bounds,
     Int64,
     LifeCycle,
-    candidate_states,
     cluster_impressions,
     has_lane,
     item_states,
 )
-from bandits.policies import CandidateSums, Scores, score
-from server.limits import MAX_SURFACES
-from server.scoring import FilledSlate, SlateRules, fill_slate
+from bandits.policies import CandidateSums
+from server.first_impressions import FirstImpressions
+from server.limits import MAX_SURFACES, SENT_INFINITY
+from server.scoring import Explanation, FilledSlate, SlateRules, fill_slate
 from server.snapshot import Parameters
 
 ANY_SURFACE = "*"
@@ -55,21 +57,26 @@ class _Window:
     until_ms: int = 0
     left: int = 0
     explored: int = 0  # since the start
+    first: int = 0  # likewise, slots of items that are owed impressions
 
 
 class Exploration(Collector):
     """Fills slates within the rules of the life cycle.
 
     Args:
-        rules: when items leave the lane.
+        rules: when items leave the lane, and what is owed to those in it.
         budgets: of the surfaces.
+        hold_ms: how long a slate may be on its way to the learner and back.
         clock_ms: Unix milliseconds.
     """
 
-    def __init__(self, rules: LifeCycle, budgets: Budgets, *, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, rules: LifeCycle, budgets: Budgets, *, hold_ms: int, clock_ms: Callable[[], int]) -> None:
         self._rules = rules
         self._budgets = budgets
         self._clock_ms = clock_ms
+        self._first: FirstImpressions | None = None
+        if rules.first_impressions is not None:
+            self._first = FirstImpressions(rules.first_impressions, hold_ms=hold_ms, clock_ms=clock_ms)
         self._windows: dict[str, _Window] = {}
         self._lock = threading.Lock()
         self._open: tuple[Graph | None, Bool | None] = (None, None)
@@ -87,39 +94,70 @@ class Exploration(Collector):
         slate_size: int,
         seed: int,
         rules: SlateRules,
-    ) -> tuple[FilledSlate, int, str]:
-        """As `Parameters.fill`, and the mode that was used: exploit where the budget is spent."""
+    ) -> tuple[FilledSlate, int, str, Bounds | None]:
+        """As `Parameters.fill`, the mode that was used (exploit where the budget is spent), and the bounds."""
         surface = self._named(surface)
-        if self._spent(surface):
+        spent = self._spent(surface)
+        if spent:
+            mode, rules = "exploit", replace(rules, explore_share=0.0)
+        if spent or not self._bind(parameters.graph, items):
             slate, position = parameters.fill(
-                items,
-                context,
-                mode="exploit",
-                slate_size=slate_size,
-                seed=seed,
-                rules=replace(rules, explore_share=0.0),
+                items, context, mode=mode, slate_size=slate_size, seed=seed, rules=rules
             )
-            return slate, position, "exploit"
+            if not spent:
+                self.filled(surface, mode, len(slate.chosen), int(np.count_nonzero(slate.explored)))
+            return slate, position, mode, None
         reading = parameters.gather(items, context)
-        states = np.zeros(len(items), np.int8)
+        bounds = self.bounds(parameters.graph, items, context, reading.sums)
+        slate = fill_slate(reading.sums, mode=mode, slate_size=slate_size, seed=seed, rules=rules, bounds=bounds)
+        self._spend(surface, slate.exploring or 0, slate.first)
+        if self._first:
+            chosen = slate.chosen
+            self._first.show(parameters.graph, items[chosen], reading.sums.n[chosen])
+        return slate, reading.position, mode, bounds
 
-        def lane(scores: Scores) -> Int8:
-            states[:] = self._states(parameters.graph, items, context, reading.sums, scores)
-            return states
+    def passes(
+        self, graph: Graph, surface: str, *, items: Int32 | None = None, around: Int32 | None = None
+    ) -> bool:
+        """Whether nothing bounds a slate: it may be filled in any way, if `filled` is told.
 
-        slate = fill_slate(
-            reading.sums,
-            mode=mode,
-            slate_size=slate_size,
-            seed=seed,
-            rules=rules,
-            lane=lane if has_lane(mode) else None,
-        )
-        explored = slate.explored | (states[slate.chosen] == IN_LANE) if has_lane(mode) else slate.explored
-        self._spend(surface, int(np.count_nonzero(explored)))
-        return slate, reading.position, mode
+        Args:
+            graph: the graph.
+            surface: as the caller names it.
+            items: int32 of shape (n,), the candidates; or
+            around: int32 of shape (K,), the clusters of the user whose candidates they are.
+        """
+        if self._spent(self._named(surface)):
+            return False
+        if items is not None:
+            return not self._bind(graph, items)
+        owed = self._first is not None and around is not None and self._first.around(graph, around)
+        return not (self._rules.closes_lane or owed)
 
-    def state(
+    def filled(self, surface: str, mode: str, items: int, explored: int) -> None:
+        """Count a slate of so many items that nothing bounded, of which so many were explored by a draw."""
+        self._spend(self._named(surface), items if has_lane(mode) else explored, 0)
+
+    def bounds(self, graph: Graph, items: Int32, context: Context, sums: CandidateSums) -> Bounds:
+        """What bounds the exploration of some candidates now.
+
+        Args:
+            graph: the graph.
+            items: int32 of shape (n,).
+            context: the resolved user.
+            sums: of the candidates.
+        """
+        age: Int64 | None = None
+        if self._rules.max_age_ms is not None and graph.published_ms is not None:
+            published = graph.published_ms[items]
+            age = np.where(published > 0, self._clock_ms() - published, 0)
+        known, all_open = self._open
+        same = known is not None and all_open is not None and len(all_open) == graph.n_clusters
+        open_clusters = all_open[context.cluster_ids] if same and all_open is not None else None
+        owed = self._first.owed(graph, items, sums.n) if self._first else None
+        return Bounds(self._rules, age, open_clusters, owed)
+
+    def explained(
         self,
         graph: Graph,
         item: Int32,
@@ -128,21 +166,31 @@ class Exploration(Collector):
         *,
         mode: str,
         surface: str,
-        seed: int,
-        rules: SlateRules,
-    ) -> int:
-        """State of one item, the only one in `sums`; IN_LANE in modes that have no lane."""
-        if not has_lane(mode):
-            return IN_LANE
+        told: Explanation,
+    ) -> tuple[str, float]:
+        """State of one item, the only one in `sums`, and the score that it is ranked by."""
         if self._spent(self._named(surface)):
-            return SPENT
-        return int(self._states(graph, item, context, sums, score(mode, sums, rules.policy, seed))[0])
+            return STATES[SPENT], told.mean
+        bounds = self.bounds(graph, item, context, sums)
+        state = int(bounds.states(sums, np.array([told.width]))[0])
+        if state != IN_LANE:
+            return STATES[state], told.mean
+        ranked = SENT_INFINITY if mode == "uniform" and self._rules.closes_lane else told.score
+        return STATES[FIRST if bounds.owed is not None else IN_LANE], ranked
+
+    def _bind(self, graph: Graph, items: Int32) -> bool:
+        """Whether anything bounds some candidates, or is owed to one of them."""
+        if self._rules.closes_lane:
+            return True
+        return self._first is not None and self._first.may_be_owed(graph, items) is not None
 
     def look(self, parameters: Parameters) -> None:
         """Count items by state and the impressions of clusters; O(edges), so it rests in between."""
         began_s = time.monotonic()
         if began_s < self._next_look_s:
             return
+        if self._first:
+            self._first.look(parameters)
         graph, now_ms = parameters.graph, self._clock_ms()
         states = parameters.read(
             lambda sums, _: item_states(self._rules, sums.item, graph.published_ms, now_ms=now_ms)
@@ -158,7 +206,7 @@ class Exploration(Collector):
     def collect(self) -> Iterator[Metric]:
         """Items by state, items explored and what is left of the budgets."""
         items = GaugeMetricFamily("freshet_exploration_items", "Items by state in the lane.", labels=["state"])
-        for name, count in zip(STATES[:-1], self._counts.tolist(), strict=False):
+        for name, count in zip(STATES[:SPENT], self._counts.tolist(), strict=False):
             items.add_metric([name], count)
         yield items
         closed = self._open[1]
@@ -172,27 +220,35 @@ class Exploration(Collector):
         left = GaugeMetricFamily(
             "freshet_exploration_budget_left_items", "What is left of the window's budget.", labels=["surface"]
         )
+        slots = CounterMetricFamily(
+            "freshet_exploration_first_slots",
+            "Slots drawn for items that are owed impressions.",
+            labels=["surface"],
+        )
         with self._lock:
             for surface, window in self._windows.items():
+                slots.add_metric([surface or "none"], window.first)
                 explored.add_metric([surface or "none"], window.explored)
                 if self._budget(surface) is not None:
                     left.add_metric([surface or "none"], window.left)
         yield explored
         yield left
+        if self._first:
+            yield slots
+            yield GaugeMetricFamily(
+                "freshet_exploration_first_owed_items",
+                "Items that are owed impressions.",
+                value=self._first.owed_items,
+            )
+            yield GaugeMetricFamily(
+                "freshet_exploration_first_in_flight",
+                "Impressions of such items, shown and not yet known.",
+                value=self._first.in_flight,
+            )
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: as `server.collectors`."""
         return iter(())
-
-    def _states(self, graph: Graph, items: Int32, context: Context, sums: CandidateSums, scores: Scores) -> Int8:
-        age: Int64 | None = None
-        if self._rules.max_age_ms is not None and graph.published_ms is not None:
-            published = graph.published_ms[items]
-            age = np.where(published > 0, self._clock_ms() - published, 0)
-        known, all_open = self._open
-        same = known is not None and all_open is not None and len(all_open) == graph.n_clusters
-        open_clusters = all_open[context.cluster_ids] if same and all_open is not None else None
-        return candidate_states(self._rules, sums, scores.width, age_ms=age, open_clusters=open_clusters)
 
     def _named(self, surface: str) -> str:
         """The surface, or the one of all that are too many to be told apart."""
@@ -211,11 +267,12 @@ class Exploration(Collector):
         with self._lock:
             return self._window(surface, budget).left <= 0
 
-    def _spend(self, surface: str, count: int) -> None:
+    def _spend(self, surface: str, count: int, first: int) -> None:
         with self._lock:
             window = self._window(surface, self._budget(surface) or 0)
             window.left -= count
             window.explored += count
+            window.first += first
 
     def _window(self, surface: str, budget: int) -> _Window:
         window = self._windows.setdefault(surface, _Window())

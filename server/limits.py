@@ -48,3 +48,5 @@ SAMPLE_INTERVAL_S = 1.0
 PRIOR_REFIT_S = 60.0  # of the Beta prior
 WARM_UP_CANDIDATES = 100
 SMALLEST_LOOP_GRACE_S = 1.0  # left to the loop for writing, however long the calls took
+
+FIRST_HOLD_MS = 120_000  # how long a slate may be on its way before its new items are taken for not shown

@@ -16,9 +16,7 @@ import grpc
 import numpy as np
 
 from bandits.context import Context
-from bandits.graph import Graph, Int32
-from bandits.life_cycle import IN_LANE, STATES
-from bandits.policies import CandidateSums
+from bandits.graph import Int32
 from freshet.v1 import events_pb2, recommender_pb2, recommender_pb2_grpc
 from server.durable import DurableFeedback
 from server.errors import Refused, no_graph
@@ -197,10 +195,13 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         reading = parameters.gather(number, user)
         sums = reading.sums
         seed = request.seed if request.HasField("seed") else secrets.randbits(64)
-        state = self._state(request, parameters.graph, number, user, sums, mode=mode, seed=seed)
         told = explain(sums, mode=mode, seed=seed, policy=rules.slate.policy)
-        if state not in ("", STATES[IN_LANE]):
-            told = replace(told, score=told.mean)
+        state = ""
+        if self._exploration is not None:
+            state, ranked = self._exploration.explained(
+                parameters.graph, number, user, sums, mode=mode, surface=request.surface, told=told
+            )
+            told = replace(told, score=ranked)
         in_flight = np.zeros(len(user.cluster_ids)) if reading.in_flight is None else reading.in_flight[0]
         columns = (user.cluster_ids, user.weights, sums.edge[0], sums.a[0], sums.d[0], sums.b[0])
         parts = (told.edge_mean, told.edge_variance, in_flight)
@@ -220,26 +221,6 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
             mode=MODE_NUMBERS[mode],
             exploration=state,
         )
-
-    def _state(
-        self,
-        request: recommender_pb2.ExplainRequest,
-        graph: Graph,
-        number: Int32,
-        user: Context,
-        sums: CandidateSums,
-        *,
-        mode: str,
-        seed: int,
-    ) -> str:
-        """Name of the item's state in the exploration lane; empty where nothing bounds exploration."""
-        if self._exploration is None:
-            return ""
-        rules = self._rules.current.slate
-        state = self._exploration.state(
-            graph, number, user, sums, mode=mode, surface=request.surface, seed=seed, rules=rules
-        )
-        return STATES[state]
 
     def _score(self, request: recommender_pb2.ScoreRequest) -> recommender_pb2.ScoreResponse:
         query = check_score(request)
@@ -275,7 +256,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
                 items, user, mode=mode, slate_size=query.slate_size, seed=seed, rules=rules.slate
             )
         else:
-            slate, position, mode = self._exploration.fill(
+            slate, position, mode, _ = self._exploration.fill(
                 parameters,
                 items,
                 user,
@@ -291,7 +272,10 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         self, reply: recommender_pb2.RecommendResponse, query: SlateQuery, parameters: Parameters, user: Context
     ) -> bool:
         """Find candidates and score them in one pass over their edges; False where that cannot be."""
-        if query.excluded or self._exploration is not None:
+        exploration, surface = self._exploration, query.request.surface
+        if query.excluded:
+            return False
+        if exploration is not None and not exploration.passes(parameters.graph, surface, around=user.cluster_ids):
             return False
         mode, rules = self._mode(query.mode), self._rules.current
         seed = secrets.randbits(64) if query.seed is None else query.seed
@@ -299,6 +283,8 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         if found is None:
             return False
         items, slate, reply.candidates, position = found
+        if exploration is not None:
+            exploration.filled(surface, mode, len(items), int(np.count_nonzero(slate.explored)))
         self._tell(reply, query, parameters, user, items, slate, rules, mode=mode, seed=seed, position=position)
         return True
 

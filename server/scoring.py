@@ -4,8 +4,7 @@ Invariants: every number that leaves is finite (I6): an unseen edge counts as `S
 sums, the settings and the seed alone, so that the same three give the same slate again (I12).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from bandits.context import Context
 from bandits.graph import Int32
-from bandits.life_cycle import IN_LANE, Int8, settled
+from bandits.life_cycle import FIRST_POOL, IN_LANE, Bounds, has_lane, settled
 from bandits.policies import (
     DRAWN_MODES,
     MODES,
@@ -25,6 +24,7 @@ from bandits.policies import (
     redraw,
     score,
 )
+from bandits.reserved_slots import pick_reserved, placement_reserved
 from bandits.slates import Int64, estimate_propensity, pick
 from server.limits import MAX_REDRAWN_SCORES, SENT_INFINITY
 
@@ -84,6 +84,9 @@ class FilledSlate:
         propensity: float64 of shape (S,), 0 < p <= 1.
         explored: bool of shape (S,).
         estimated: True if the propensities are Monte Carlo estimates.
+        exploring: how many of the items are shown for what is not known of them, those that were ranked by an
+            optimistic or drawn score included; None = not counted.
+        first: slots that went to items that are owed their first impressions.
     """
 
     chosen: Int64
@@ -93,6 +96,8 @@ class FilledSlate:
     propensity: Float64
     explored: Bool
     estimated: bool
+    exploring: int | None = None
+    first: int = 0
 
 
 def fill_slate(
@@ -102,7 +107,7 @@ def fill_slate(
     slate_size: int,
     seed: int,
     rules: SlateRules,
-    lane: Callable[[Scores], Int8] | None = None,
+    bounds: Bounds | None = None,
 ) -> FilledSlate:
     """Score candidates and pick a slate of them.
 
@@ -112,11 +117,11 @@ def fill_slate(
         slate_size: 1 or more; the slate is shorter if there are fewer candidates.
         seed: 0 <= seed < 2^64.
         rules: how.
-        lane: says of the scored candidates who is in the exploration lane; None = all are.
+        bounds: who may be explored; None = everybody.
     """
     scores = score(mode, sums, rules.policy, seed)
-    states = lane(scores) if lane else None
-    scores = scores if states is None else settled(scores, states)
+    if bounds is not None:
+        return _fill_bounded(sums, scores, bounds, mode=mode, slate_size=slate_size, seed=seed, rules=rules)
     explore_share = rules.share_of(mode)
     slate = pick(
         scores.score,
@@ -130,16 +135,51 @@ def fill_slate(
     estimated = mode in DRAWN_MODES
     if estimated and len(chosen):
         redraws = redraw(mode, sums, rules.policy, seed, rules.draws_for(len(sums.keys)))
-        if states is not None:
-            redraws = np.where(states == IN_LANE, redraws, scores.mean)
         propensity = estimate_propensity(slate, redraws, top_m=rules.top_m, explore_share=explore_share)
+    return _filled(scores, chosen, propensity, slate.explored, estimated=estimated)
+
+
+def _fill_bounded(
+    sums: CandidateSums,
+    scores: Scores,
+    bounds: Bounds,
+    *,
+    mode: str,
+    slate_size: int,
+    seed: int,
+    rules: SlateRules,
+) -> FilledSlate:
+    states = bounds.states(sums, scores.width)
+    pools = bounds.pools(states, rules.share_of(mode))
+    if bounds.rules.closes_lane:
+        scores = settled(mode, scores, states)
+    slate = pick_reserved(
+        scores.score, keys=sums.keys, slate_size=slate_size, top_m=rules.top_m, pools=pools, seed=seed
+    )
+    chosen, propensity = slate.chosen, slate.propensity
+    estimated = mode in DRAWN_MODES
+    if estimated and len(chosen):
+        count = rules.draws_for(len(sums.keys))
+        redraws = np.where(states == IN_LANE, redraw(mode, sums, rules.policy, seed, count), scores.mean)
+        placed = placement_reserved(redraws, chosen, top_m=rules.top_m, pools=pools)
+        propensity = (propensity + placed.sum(axis=0)) / (count + 1)
+    explored = slate.drawn > 0
+    exploring = explored | (states[chosen] == IN_LANE) if has_lane(mode) else explored
+    return replace(
+        _filled(scores, chosen, propensity, explored, estimated=estimated),
+        exploring=int(np.count_nonzero(exploring)),
+        first=int(np.count_nonzero(slate.drawn == FIRST_POOL)),
+    )
+
+
+def _filled(scores: Scores, chosen: Int64, propensity: Float64, explored: Bool, *, estimated: bool) -> FilledSlate:
     return FilledSlate(
         chosen=chosen,
         score=finite(scores.score[chosen]),
         mean=scores.mean[chosen],
         width=finite(scores.width[chosen]),
         propensity=propensity,
-        explored=slate.explored,
+        explored=explored,
         estimated=estimated,
     )
 

@@ -87,6 +87,10 @@ class LifeCycleGroup(_Group):
     max_age_s: float | None = Field(default=None, gt=0, description="since the item was published")
     max_item_impressions: float | None = Field(default=None, gt=0, description="impressions in all")
     max_cluster_impressions: float | None = Field(default=None, gt=0, description="of items in the lane")
+    first_impressions: float | None = Field(default=None, gt=0, description="owed to each item in the lane")
+    first_share: float = Field(
+        default=LifeCycle.first_share, gt=0, le=1, description="of slots, for those owed some"
+    )
     budgets: dict[str, int] = Field(default_factory=dict, description='explored items by surface; "*" = any other')
     budget_window_s: float = Field(default=3_600.0, gt=0, description="after which budgets are whole again")
 
@@ -98,10 +102,17 @@ class LifeCycleGroup(_Group):
                 raise ValueError(f"expected items of {surface!r} to be 0 or more, got {items}")
         return value
 
+    @model_validator(mode="after")
+    def _first_within_cap(self) -> "LifeCycleGroup":
+        first, cap = self.first_impressions, self.max_item_impressions
+        if first is not None and cap is not None and first > cap:
+            raise ValueError(f"first_impressions: expected at most max_item_impressions, {cap:g}, got {first:g}")
+        return self
+
     @property
     def is_set(self) -> bool:
-        """Whether anything bounds exploration."""
-        return self != LifeCycleGroup(budget_window_s=self.budget_window_s)
+        """Whether anything bounds exploration, or is owed to new items."""
+        return self != LifeCycleGroup(budget_window_s=self.budget_window_s, first_share=self.first_share)
 
     def rules(self) -> LifeCycle:
         """As the policies take them."""
@@ -111,6 +122,8 @@ class LifeCycleGroup(_Group):
             max_age_ms=None if self.max_age_s is None else self.max_age_s * 1e3,
             max_item_impressions=self.max_item_impressions,
             max_cluster_impressions=self.max_cluster_impressions,
+            first_impressions=self.first_impressions,
+            first_share=self.first_share,
         )
 
 

@@ -134,6 +134,73 @@ def test_bounds_hold_for_the_compiled_backend_too(start: Start) -> None:
     assert {item.item_id: item.score for item in reply.items} == {"item-0": 1.0, "item-1": 1e9, "item-2": 1e9}
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_new_item_gets_its_first_impressions_and_no_more(start: Start, backend: str) -> None:
+    """Under a mode that would not show it; what is on its way counts, so late feedback does not flood it."""
+    app, client = start(
+        backend=backend, life_cycle={"first_impressions": 5, "first_share": 0.5}, policy={"mode": "exploit"}
+    )
+    for number in range(3):
+        teach(client, f"item-{number}", times=6, rewards=3)
+    until(lambda: sample(app, "freshet_exploration_first_owed_items") == app.snapshot.current.graph.n_items - 3)
+    item = events_pb2.Item(item_id="new", cluster_ids=events_pb2.ClusterIds(values=[0]))
+    client.operations.UpsertItems(operations_pb2.UpsertItemsRequest(items=[item]), timeout=DEADLINE_S)
+    assert explained(client, "new").exploration == "first_impressions"
+    assert explained(client, "item-0").exploration == "in_lane"
+    shown = []
+    for turn in range(60):
+        request = score_request(*IDS, "new", slate_size=2, request_id=f"q-{turn}", surface="home")
+        reply = client.recommender.Score(request, timeout=DEADLINE_S)
+        shown += [(turn, item) for item in reply.items if item.item_id == "new"]
+    assert len(shown) == 5
+    assert all(item.explored and item.propensity == pytest.approx(0.5) for _, item in shown)
+    assert sample(app, "freshet_exploration_first_slots_total", surface="home") == 5
+    until(lambda: sample(app, "freshet_exploration_first_in_flight") == 5)
+    teach(client, "new", times=5, rewards=0)
+    assert explained(client, "new").exploration == "in_lane"
+
+
+def test_recommend_finds_who_is_owed_impressions(start: Start) -> None:
+    """Among the items around the user; where nobody is, the slate is the same as without any of this."""
+    _, client = start(backend="numba", life_cycle={"first_impressions": 1, "first_share": 1.0})
+    reply = client.recommender.Recommend(recommend_request(cluster_weights=one_hot()), timeout=DEADLINE_S)
+    assert all(item.explored for item in reply.items)
+    again = client.recommender.Recommend(recommend_request(cluster_weights=one_hot()), timeout=DEADLINE_S)
+    assert {item.item_id for item in again.items if item.explored}.isdisjoint(item.item_id for item in reply.items)
+
+
+def test_a_spent_budget_ends_the_guarantee_too(start: Start) -> None:
+    """Slots of new items are explored, so they count and stop."""
+    _, client = start(
+        life_cycle={"first_impressions": 9, "first_share": 1.0, "budgets": {"*": 3}}, policy={"mode": "exploit"}
+    )
+    first = client.recommender.Score(score_request(*IDS), timeout=DEADLINE_S)
+    assert [item.explored for item in first.items] == [True] * 3
+    second = client.recommender.Score(score_request(*IDS), timeout=DEADLINE_S)
+    assert not any(item.explored for item in second.items)
+    assert explained(client, "item-0").exploration == "budget_spent"
+
+
+def test_uniform_slates_explore_those_in_the_lane_first(start: Start) -> None:
+    """The rest follows by its mean, in replies as in Explain, and all of the lane's counts for the budget."""
+    _, client = start(life_cycle={"max_item_impressions": 2, "budgets": {"*": 2}})
+    teach(client, "item-0", times=2, rewards=1)
+    reply = client.recommender.Score(score_request(*IDS, mode=events_pb2.MODE_UNIFORM), timeout=DEADLINE_S)
+    assert [(item.item_id, item.score) for item in reply.items][2] == ("item-0", 0.5)
+    assert {item.score for item in reply.items[:2]} == {1e9}
+    assert explained(client, "item-0", mode=events_pb2.MODE_UNIFORM).score == 0.5
+    spent = client.recommender.Score(score_request(*IDS, mode=events_pb2.MODE_UNIFORM), timeout=DEADLINE_S)
+    assert spent.mode == events_pb2.MODE_EXPLOIT
+
+
+def test_more_first_impressions_than_the_cap_are_refused(tmp_path) -> None:
+    """Nobody could ever have them; the sentence names both."""
+    with pytest.raises(
+        SettingsError, match=r"life_cycle.first_impressions: expected at most max_item_impressions, 5"
+    ):
+        make_settings(tmp_path, life_cycle={"first_impressions": 20, "max_item_impressions": 5})
+
+
 def test_a_negative_budget_is_refused(tmp_path) -> None:
     """The sentence names the surface."""
     with pytest.raises(SettingsError, match="expected items of 'home' to be 0 or more, got -1"):
