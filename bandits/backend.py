@@ -35,6 +35,10 @@ class Backend(Protocol):
         """
 
 
+def _ignore(line: str) -> None:
+    """Told nothing."""
+
+
 BACKENDS = ("auto", "numba", "numpy", "cupy")
 
 
@@ -43,7 +47,7 @@ def choose_backend(
     *,
     extended: bool = False,
     gpu_crossover: int = 0,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] | None = None,
 ) -> Backend:
     """Backend by name; "auto" takes the fastest that this machine has.
 
@@ -53,7 +57,8 @@ def choose_backend(
             compiled now, so that no feedback waits for it.
         gpu_crossover: facts of a micro-batch from which on the GPU of this machine is faster, as `benchmarks.gpu`
             measures it; 0 = not measured, and "auto" does not look for a GPU.
-        tell: is told, in one line, why "auto" does without the GPU that a crossover was given for.
+        tell: is told, in one line, why a GPU is not used, or not any more: the processor goes on. None = a full GPU
+            that was asked for by name is an error, `DeviceFull`, of whoever adds.
 
     Raises:
         ValueError: no backend has this name.
@@ -71,12 +76,15 @@ def choose_backend(
         except NoDevice as error:
             if name == "cupy":
                 raise
-            tell(f"no GPU is used, sums are added on the processor: {error}")
+            if tell is not None:
+                tell(f"no GPU is used, sums are added on the processor: {error}")
         else:
             from bandits.backend_cupy import CupyBackend
 
-            strict = name == "cupy"
-            return CupyBackend(device, crossover_facts=gpu_crossover, strict=strict, extended=extended, tell=tell)
+            strict = name == "cupy" and tell is None
+            return CupyBackend(
+                device, crossover_facts=gpu_crossover, strict=strict, extended=extended, tell=tell or _ignore
+            )
     # Numba takes half a second to import and compiles on first use: only who needs it pays.
     from bandits.backend_numba import NumbaBackend
 

@@ -4,6 +4,7 @@ Invariants: everything runs on one stream in the order in which it was asked for
 before its memory was had, so a full device changes nothing; CuPy is imported by who opens a device, and only then.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,12 @@ def open_device(cupy: Any = None) -> "Device":
 
 def _installed() -> Any:
     try:
-        import cupy
-    except Exception as error:  # not installed, or a library that it needs is missing
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what CuPy does not find and may not need
+            import cupy
+    except ModuleNotFoundError as error:
+        raise NoDevice("CuPy is not installed (extra cuda12 or cuda13)") from error
+    except Exception as error:  # a library that it needs is missing
         raise NoDevice(f"CuPy cannot be imported: {_one_line(error)}") from error
     return cupy
 
@@ -90,6 +95,11 @@ class Device:
         self._next = 0
         self.bytes_moved = [0, 0]
 
+    def memory(self) -> tuple[int, int]:
+        """Bytes of the device that are free, and all."""
+        free, total = self._cupy.cuda.Device().mem_info
+        return int(free), int(total)
+
     def empty(self, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> DeviceArray:
         """Memory of the device, not set to anything.
 
@@ -99,18 +109,22 @@ class Device:
         try:
             return self._cupy.empty(shape, dtype)
         except self._cupy.cuda.memory.OutOfMemoryError as error:
-            free, total = self._cupy.cuda.Device().mem_info
+            free, total = self.memory()
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
             raise DeviceFull(
                 f"GPU memory: expected {size / 2**20:,.0f} MiB more, got {free / 2**20:,.0f} of "
                 f"{total / 2**20:,.0f} MiB free on {self.name}"
             ) from error
 
-    def filled(self, size: int, value: int, dtype: npt.DTypeLike) -> DeviceArray:
-        """A row of equal numbers on the device."""
+    def filled(self, size: int, byte: int, dtype: npt.DTypeLike) -> DeviceArray:
+        """A row of numbers on the device that are made of equal bytes, as 0 is of 0 and -1 of 255."""
         array = self.empty(size, dtype)
-        array.fill(value)
+        self.fill(array, byte)
         return array
+
+    def fill(self, array: DeviceArray, byte: int) -> None:
+        """Set every byte of an array of the device; by the driver, as CuPy would have to compile a kernel first."""
+        array.data.memset_async(byte, array.nbytes, self._stream)
 
     def upload(self, array: Array, *, room: int = 0) -> DeviceArray:
         """A copy of an array on the device, with room for so many more rows behind it."""
@@ -119,9 +133,10 @@ class Device:
         return copy
 
     def write(self, to: DeviceArray, start: int, rows: Array) -> None:
-        """Write rows into an array of the device."""
+        """Write rows into an array of the device; they are not read any more when this returns."""
         if len(rows):
-            to[start : start + len(rows)].set(np.ascontiguousarray(rows))
+            to[start : start + len(rows)].set(np.ascontiguousarray(rows), stream=self._stream)
+            self._stream.synchronize()
             self.bytes_moved[0] += rows.nbytes
 
     def read(self, array: DeviceArray, *, out: Array | None = None) -> Array:

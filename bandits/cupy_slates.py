@@ -146,7 +146,7 @@ class DeviceSlates:
         while True:
             tiles = np.maximum(-(-np.diff(place_ptr) // tile), 1)
             kept_ptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(tiles * keep)])
-            kept = device.filled(max(int(kept_ptr[-1]), 1), -1, np.int32)
+            kept = device.filled(max(int(kept_ptr[-1]), 1), 0xFF, np.int32)
             from_, to = device.move((place_ptr, np.int64), (kept_ptr, np.int64))
             device.launch(
                 "rank_tiles", int(place_ptr[-1]), numbers, tie, from_, np.int32(requests), member, np.int32(tile),

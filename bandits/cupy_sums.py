@@ -213,7 +213,7 @@ class ResidentSums:
 
     def _find_largest(self) -> int:
         # A bound that only grows would reach the end of int64 after some years' worth of facts, the sums do not.
-        self._count.fill(0)
+        self.device.fill(self._count, 0)
         for sums, n in (
             (self.rows.edge_sums, 3 * self.graph.n_edges),
             (self.rows.item_sums, 2 * self.graph.n_items),
@@ -222,7 +222,7 @@ class ResidentSums:
         return int(self.device.read(self._count)[0])
 
     def _cap(self, items: np.uint64, n: int) -> int:
-        self._count.fill(0)
+        self.device.fill(self._count, 0)
         rows = self.rows
         self._launch(
             "cap_sums", n, rows.item_ptr, rows.edge_sums, rows.item_sums, items, np.int64(n), self._count

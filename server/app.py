@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bandits.artifact import load_graph
-from bandits.backend import choose_backend
+from bandits.backend import choose_backend, serving_backend
 from bandits.context import Context
 from server.assembly import (
     Gates,
@@ -86,11 +86,17 @@ class App:
         self.version = installed_version("freshet")
         self.metrics = Metrics()
         self.health = Health()
-        self._backend = choose_backend(settings.backend, extended=settings.join.rule().extends_facts)
-        self.snapshot = Snapshot(self._backend, lambda: self._rules.current.slate.policy)
+        self._log = make_logger(settings.log.level, settings.log.format)
+        self._backend = choose_backend(
+            settings.backend,
+            extended=settings.join.rule().extends_facts,
+            gpu_crossover=settings.gpu_crossover,
+            tell=lambda line: self._log.warning("gpu", reason=line),
+        )
+        self._serving = serving_backend(self._backend)
+        self.snapshot = Snapshot(self._serving, lambda: self._rules.current.slate.policy)
         self.loop: Loop | None = None
         self._clock_ms = clock_ms
-        self._log = make_logger(settings.log.level, settings.log.format)
         self._rules = make_rules(settings)
         self._failure_logged = False
         self._prior_fitted = ("", 0.0)  # for which graph, and when
@@ -288,10 +294,10 @@ class App:
 
     def _warm_up(self) -> None:
         """Score once, so that what is compiled or cached on first use is not paid for by the first caller."""
-        if self._backend.name == "numba":
+        if self._serving.name == "numba":
             from server.lane.warm_up import compile_calls
 
-            compile_calls(self._backend)  # where no graph is known yet
+            compile_calls(self._serving)  # where no graph is known yet
         parameters = self.snapshot.current
         if parameters is None or parameters.graph.n_clusters == 0:
             return

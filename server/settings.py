@@ -259,7 +259,8 @@ class Settings(BaseSettings):
     graph_dir: Path | None = Field(default=None, description="LoadGraph loads from inside this directory only")
     graph_watch_s: float = Field(default=0.0, ge=0, le=86_400, description="seconds between looks into graph_dir")
     item_tower: Path | None = Field(default=None, description="folder of `freshet train`: places items by content")
-    backend: Literal["auto", "numba", "numpy"] = "auto"
+    backend: Literal["auto", "numba", "numpy", "cupy"] = "auto"
+    gpu_crossover: int = Field(default=0, ge=0, description="facts of a batch from which on a GPU adds; 0 = none")
     policy: PolicyGroup = PolicyGroup()
     slate: SlateGroup = SlateGroup()
     life_cycle: LifeCycleGroup = LifeCycleGroup()

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.commands.backend_choice import backend_option, chosen_backend
+
 if TYPE_CHECKING:
     from bandits.backend import Backend
     from bandits.ope import Interval
@@ -74,7 +76,7 @@ _SHARE = click.FloatRange(0, 1, max_open=True)
 )
 @click.option("--resamples", default=2000, show_default=True, type=click.IntRange(100, 100_000), help="Bootstrap.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32))
-@click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", "numba", "numpy"]))
+@backend_option
 @click.option(
     "--reference",
     type=click.Path(path_type=Path, exists=True),
@@ -163,7 +165,6 @@ def _run(
     from dataclasses import replace
 
     from bandits.artifact import load_graph
-    from bandits.backend import choose_backend
     from bandits.ope import NoSupport
     from server.commands.output import fail, rows_progress
     from streams.evaluation import evaluate, parse_target, read_source
@@ -175,7 +176,7 @@ def _run(
 
     try:
         targets = [parse_target(spec) for spec in specs]
-        engine = choose_backend(backend)
+        engine = chosen_backend(backend)
         stored = stored_parameters(parameters, engine) if parameters else None
         graph = stored[0] if stored else load_graph(graph_dir) if graph_dir else None
         with rows_progress(None, "reading", quiet=quiet) as progress:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from server.commands.backend_choice import chosen_backend
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -55,7 +56,6 @@ def on_topics(
     from aiokafka.errors import KafkaError
 
     from bandits.artifact import DamagedGraph, load_graph
-    from bandits.backend import choose_backend
     from server.settings import SettingsError, load_settings
     from streams.outcome_codec import LedgerError
     from streams.topics import TopicNames
@@ -74,7 +74,7 @@ def on_topics(
                 names=names,
                 graph=loaded,
                 rule=rule,
-                backend=choose_backend(backend),
+                backend=chosen_backend(backend),
                 progress=progress,
             )
         )

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from bandits.backend import Backend
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -61,6 +65,20 @@ def python() -> Finding:
 def numba() -> Finding:
     """The fast path compiles, is kept from start to start, and agrees with the reference bit for bit."""
     from bandits.backend import choose_backend
+
+    began_s = time.perf_counter()
+    seen = [_tried(choose_backend(name)) for name in ("numba", "numpy")]
+    took_s = time.perf_counter() - began_s
+    if not all(map(np.array_equal, *seen)):
+        return Finding("numba", "fail", "its sums differ from NumPy's", "set FRESHET_BACKEND=numpy and report this")
+    found = f"agrees with NumPy; loaded in {took_s:.1f} s"
+    if not _cache_writable():
+        return Finding("numba", "warn", f"{found}, but cannot keep compiled code", "set NUMBA_CACHE_DIR")
+    return Finding("numba", "ok", found)
+
+
+def _tried(backend: "Backend") -> "list[npt.NDArray[Any]]":
+    """Sums, and what is gathered of them, of two facts that a backend has added."""
     from bandits.context import Context
     from bandits.graph import build_graph
     from bandits.sums import Facts, Sums
@@ -78,20 +96,10 @@ def numba() -> Finding:
         context_x=np.array([20_000, 12_768], np.int64),
     )
     user, items = Context(np.array([0, 1], np.int32), np.array([0.6, 0.4])), np.array([0, 1], np.int32)
-    seen = []
-    began_s = time.perf_counter()
-    for name in ("numba", "numpy"):
-        backend, sums = choose_backend(name), Sums.zeros(graph)
-        backend.add(graph, sums, facts)
-        gathered = backend.gather(graph, sums, items, user)
-        seen.append([sums.edge, sums.item, gathered.edge, gathered.a, gathered.d, gathered.b])
-    took_s = time.perf_counter() - began_s
-    if not all(map(np.array_equal, *seen)):
-        return Finding("numba", "fail", "its sums differ from NumPy's", "set FRESHET_BACKEND=numpy and report this")
-    found = f"agrees with NumPy; loaded in {took_s:.1f} s"
-    if not _cache_writable():
-        return Finding("numba", "warn", f"{found}, but cannot keep compiled code", "set NUMBA_CACHE_DIR")
-    return Finding("numba", "ok", found)
+    sums = Sums.zeros(graph)
+    backend.add(graph, sums, facts)
+    gathered = backend.gather(graph, sums, items, user)
+    return [sums.edge, sums.item, gathered.edge, gathered.a, gathered.d, gathered.b]
 
 
 def _cache_writable() -> bool:
@@ -115,17 +123,25 @@ def blas() -> Finding:
 
 
 def gpu() -> Finding:
-    """Whether there is a GPU that could be used; none is no fault."""
+    """Whether there is a GPU, and whether it adds as the processor does; none is no fault."""
+    from bandits.cupy_device import NoDevice, open_device
+
     if find_spec("cupy") is None:
         return Finding("gpu", "ok", "CuPy is not installed, sums are added on the processor")
+    began_s = time.perf_counter()
     try:
-        import cupy
+        device = open_device()
+    except NoDevice as error:
+        return Finding("gpu", "warn", f"{error}", "install a driver that this CuPy knows, or remove CuPy")
+    from bandits.backend_cupy import CupyBackend
+    from bandits.backend_numpy import NumpyBackend
 
-        count = cupy.cuda.runtime.getDeviceCount()
-        name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    except Exception as error:  # CuPy raises its own, and loads libraries that may be missing
-        return Finding("gpu", "warn", f"CuPy finds no usable GPU: {error}", "install a driver, or remove CuPy")
-    return Finding("gpu", "ok", f"{count} x {name}")
+    seen = [_tried(backend) for backend in (CupyBackend(device), NumpyBackend())]
+    if not all(map(np.array_equal, *seen)):
+        return Finding("gpu", "fail", f"sums of {device.name} differ from NumPy's", "remove CuPy, and report this")
+    free, total = (size / GIB for size in device.memory())
+    ready = f"agrees with NumPy; ready in {time.perf_counter() - began_s:.1f} s"
+    return Finding("gpu", "ok", f"{device.name}, {free:.0f} of {total:.0f} GiB free; {ready}")
 
 
 def memory() -> Finding:

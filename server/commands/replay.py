@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.commands.backend_choice import backend_option, chosen_backend
 from server.commands.kafka_topics import kafka_options
 
 _ROWS_ASKED = 20_000
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("path", required=False, type=click.Path(path_type=Path, exists=True))
 @kafka_options("Fold the source topics of these brokers instead of a file.", name="--from-kafka")
 @click.option("--batch-rows", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="Micro-batch.")
-@click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", "numba", "numpy"]))
+@backend_option
 @click.option(
     "--mode",
     default="ucb",
@@ -71,7 +72,6 @@ def replay(
     be read, 3 the server is gone.
     """
     from bandits.artifact import save_graph as save
-    from bandits.backend import choose_backend
     from bandits.join_rule import JoinRule
     from bandits.policies import PolicySettings
     from server.commands.output import fail, note, print_json, rows_progress
@@ -104,7 +104,7 @@ def replay(
         report = fold(
             log,
             rule=JoinRule(),
-            backend=choose_backend(backend),
+            backend=chosen_backend(backend),
             batch_rows=batch_rows,
             clock=time.perf_counter,
             progress=progress,

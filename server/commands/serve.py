@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from server.commands.backend_choice import CHOICES
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail, json_option, print_json
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ MODES = ("exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "unifo
 @click.option("--address", metavar="HOST:PORT", help="Where callers score and send feedback.")
 @click.option("--operations-address", metavar="HOST:PORT", help="For the operators' network.")
 @click.option("--http-address", metavar="HOST:PORT", help="Metrics, health and the console page.")
-@click.option("--backend", type=click.Choice(["auto", "numba", "numpy"]), help="What adds and gathers the sums.")
+@click.option("--backend", type=CHOICES, help="What adds and gathers the sums.")
 @click.option("--kafka", metavar="HOST:PORT", help="Kafka mode: brokers of the workers' topics.")
 @click.option("--kafka-prefix", metavar="NAME", help="First part of the topics' names.  [default: freshet]")
 @click.option("--kafka-events-prefix", metavar="NAME", help="That of impressions, clicks and items.")
@@ -76,6 +77,7 @@ def serve(
     # Before NumPy is loaded: products of a call are small, and threads that spin for more of them take processors
     # from the calls. Whoever sets the variable knows better.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from bandits.cupy_device import NoDevice
     from server.app import App, StartError
     from server.settings import SettingsError, load_settings
 
@@ -98,10 +100,10 @@ def serve(
         threading.Thread(target=_wait_for_eof, args=(stop.set,), name="freshet-eof", daemon=True).start()
     if not as_json:
         _show_settings(settings)
-    app = App(settings)
     try:
+        app = App(settings)
         app.start()
-    except StartError as error:
+    except (StartError, NoDevice) as error:
         fail(str(error), code=NOT_RUNNING)
     failed = _wait_for_parameters(app, stop) if settings.kafka.bootstrap else None
     if app.snapshot.current is not None or not settings.kafka.bootstrap:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import click
 
+from server.commands.backend_choice import backend_option, chosen_backend
 from server.commands.kafka_topics import kafka_options
 
 
 @click.command()
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of an embedded server.")
 @kafka_options("Check the topics of these brokers instead.")
-@click.option("--backend", default="auto", show_default=True, type=click.Choice(["auto", "numba", "numpy"]))
+@backend_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
     data_dir: Path | None,
@@ -28,7 +29,6 @@ def verify(
     Servers and workers may be running: what is compared is read as it was at one moment. Exit codes: 0 everything
     holds, 1 something differs, 2 wrong options, 3 the store or the topics cannot be read.
     """
-    from bandits.backend import choose_backend
     from server.commands.kafka_topics import on_topics
     from server.commands.output import fail, print_json, rows_progress
     from streams.outcome_codec import LedgerError
@@ -45,7 +45,7 @@ def verify(
         else:
             try:
                 result = verify_store(
-                    data_dir, backend=choose_backend(backend), progress=lambda done, _total: progress(done)
+                    data_dir, backend=chosen_backend(backend), progress=lambda done, _total: progress(done)
                 )
             except (StoreError, LedgerError) as error:
                 fail(str(error), code=3)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from server.commands.backend_choice import CHOICES
 from server.commands.kafka_topics import events_prefix_option
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
 
@@ -25,7 +26,7 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
     help="Watched: the newest artifact there is learned under instead of --graph.",
 )
 @click.option("--data-dir", required=True, type=click.Path(path_type=Path), help="Stores; one worker at a time.")
-@click.option("--backend", type=click.Choice(["auto", "numba", "numpy"]), help="What adds the facts.")
+@click.option("--backend", type=CHOICES, help="What adds the facts.")
 @click.option(
     "--static-member/--no-static-member",
     default=True,
@@ -46,6 +47,7 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
     from aiokafka.errors import KafkaError
 
     from bandits.artifact import DamagedGraph
+    from bandits.cupy_device import NoDevice
     from server.settings import SettingsError, load_settings
     from streams.kafka.partition import WorkerError
     from streams.kafka.run_worker import run_worker
@@ -65,12 +67,13 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
         run_worker(
             WorkerSettings(
                 backend=settings.backend,
+                gpu_crossover=settings.gpu_crossover,
                 rule=settings.join.rule(),
                 heartbeat_interval_ms=heartbeat_ms,
                 **given,
             )
         )
-    except (WorkerError, DamagedGraph, StoreError, KafkaError, OSError) as error:
+    except (WorkerError, DamagedGraph, NoDevice, StoreError, KafkaError, OSError) as error:
         fail(str(error), code=NOT_RUNNING)
 
 

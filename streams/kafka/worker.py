@@ -111,7 +111,12 @@ class Worker:
             consumer=self._consumer,
             sender=sender,
             disk=DiskThreads(),
-            backend=choose_backend(settings.backend, extended=settings.rule.extends_facts),
+            backend=choose_backend(
+                settings.backend,
+                extended=settings.rule.extends_facts,
+                gpu_crossover=settings.gpu_crossover,
+                tell=lambda line: log.warning("gpu", reason=line),
+            ),
             ledger_partitions=counts[names.outcomes],
         )
         self._shared = SharedSums.empty(graph, counts[names.outcomes], self._around.backend)

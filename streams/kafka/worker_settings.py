@@ -21,7 +21,8 @@ class WorkerSettings:
         graph: artifact of the graph; the same for all workers.
         graph_dir: the newest artifact placed here is learned under instead, from when it is; None = `graph` it is.
         graph_watch_s: seconds between looks into it.
-        backend: adds the facts: "auto", "numba" or "numpy".
+        backend: adds the facts: "auto", "numba", "numpy" or "cupy".
+        gpu_crossover: facts of a micro-batch from which on a GPU adds them; 0 = "auto" looks for none.
         rule: the join rule; the same for all workers.
         static_member: a worker that comes back under its name within a session takes its partitions over at once;
             of two with one name the older one ends.
@@ -48,6 +49,7 @@ class WorkerSettings:
     graph_dir: Path | None = None
     graph_watch_s: float = 1.0
     backend: str = "auto"
+    gpu_crossover: int = 0
     rule: JoinRule = field(default_factory=JoinRule)
     static_member: bool = True
     accept_gap: bool = False

@@ -83,7 +83,15 @@ class DeviceArray:
 
     @property
     def data(self) -> SimpleNamespace:
-        return SimpleNamespace(ptr=self._memory.ctypes.data)
+        return SimpleNamespace(ptr=self._memory.ctypes.data, memset_async=self._set_bytes)
+
+    def _set_bytes(self, byte: int, size: int, stream: Any) -> None:
+        assert 0 <= size <= self._memory.nbytes
+        self._memory.reshape(-1).view(np.uint8)[:size] = byte
+
+    @property
+    def nbytes(self) -> int:
+        return self._memory.nbytes
 
     def __getitem__(self, part: slice) -> "DeviceArray":
         assert isinstance(part, slice)
@@ -104,9 +112,6 @@ class DeviceArray:
         assert out.flags.writeable
         out[...] = self._memory
         return out
-
-    def fill(self, value: int) -> None:
-        self._memory.fill(value)
 
 
 class EmulatedCupy:
