@@ -39,8 +39,8 @@ class ShadowCollector(Collector):
         )
         bound = GaugeMetricFamily(
             "freshet_shadow_reward_bound",
-            "Ends of the 95 % intervals.",
-            labels=["policy", "estimator", "bound"],
+            "Ends of the 95 % intervals, which may be watched.",
+            labels=["policy", "of", "bound"],
         )
         for one in standings:
             _estimates(one, estimate, bound)
@@ -64,9 +64,10 @@ def _by_policy(
 
 
 def _estimates(one: Standing, estimate: GaugeMetricFamily, bound: GaugeMetricFamily) -> None:
-    told = (("ips", one.ips, one.ips_interval), ("snips", one.snips, one.snips_interval))
-    for estimator, value, interval in (*told, ("lift", one.lift, one.lift_interval)):
-        if value is not None and interval is not None:
+    for estimator, value in (("ips", one.ips), ("snips", one.snips), ("lift", one.lift)):
+        if value is not None:
             estimate.add_metric([one.name, estimator], value)
-            bound.add_metric([one.name, estimator, "low"], interval[0])
-            bound.add_metric([one.name, estimator, "high"], interval[1])
+    for of, interval in (("value", one.value_interval), ("lift", one.lift_interval)):
+        if interval is not None:
+            bound.add_metric([one.name, of, "low"], interval[0])
+            bound.add_metric([one.name, of, "high"], interval[1])

@@ -85,7 +85,7 @@ class Shadows:
         self._clock_ms = clock_ms
         self._log = log
         self._pending = PendingSlates(most=max_pending, window_ms=window_ms)
-        self._standings = Standings([policy.name for policy in policies])
+        self._standings = Standings([policy.name for policy in policies], reward_cap=rule.reward_cap)
         self._jobs: deque[_Job] = deque()
         self._cells = 0
         self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))

@@ -1,14 +1,19 @@
 """How the shadow policies stand: sums of closed slates, and what may be said from them.
 
-Invariant: an estimate without support is not told, neither in metrics nor to people; its reasons are.
+Invariants: an estimate without support is not told, neither in metrics nor to people; its reasons are. Intervals
+hold at every moment at once, as an operator looks all the time.
 """
 
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from bandits.ope.confidence_sequence import ConfidenceSequence
 from bandits.ope.intervals import Interval
-from bandits.ope.paired import Float64, PairedSums
+from bandits.ope.lift_sequence import LiftSequence
+from bandits.ope.paired import Float64, PairedSums, SlateMeans
 from bandits.ope.support import reasons_to_refuse
 
 
@@ -23,7 +28,8 @@ class Standing:
         logged: what the same slates earned as they were served.
         refused: why there is no estimate; empty where there is one.
         ips, snips, lift: estimates, the last one of the difference to `logged`; None where refused.
-        ips_interval, snips_interval, lift_interval: at 95 %.
+        value_interval: of what `ips` and `snips` estimate, at 95 % over the whole life of the log.
+        lift_interval: likewise of what `lift` estimates.
     """
 
     name: str
@@ -36,9 +42,52 @@ class Standing:
     ips: float | None = None
     snips: float | None = None
     lift: float | None = None
-    ips_interval: tuple[float, float] | None = None
-    snips_interval: tuple[float, float] | None = None
+    value_interval: tuple[float, float] | None = None
     lift_interval: tuple[float, float] | None = None
+
+
+class _Followed:
+    """A policy's sums, and what bounds its value and its lift."""
+
+    def __init__(self, name: str, reward_cap: float) -> None:
+        self.name = name
+        self.sums = PairedSums()
+        self._cap = reward_cap
+        self._value = ConfidenceSequence(reward_high=reward_cap)
+        self._lift = LiftSequence(reward_high=reward_cap)
+
+    def add(self, weights: list[Float64], rewards: list[Float64]) -> None:
+        """Take slates in the order in which they were closed."""
+        means = SlateMeans.of(weights, rewards)
+        self.sums += PairedSums.of(weights, rewards)
+        self._value.add(means.weight, np.minimum(means.each, self._cap))
+        self._lift.add(means.weight, means.weighted, means.reward)
+
+    def standing(self) -> Standing:
+        """How it stands."""
+        policy = self.sums.policy
+        if not policy.rounds:
+            return Standing(self.name, refused=("no slate has been closed yet",))
+        support = self.sums.support
+        standing = Standing(
+            self.name,
+            slates=policy.rounds,
+            effective_slates=support.effective_rounds,
+            mean_weight=support.mean_weight,
+            max_weight=support.max_weight,
+            logged=self.sums.logged.ips,
+            refused=reasons_to_refuse(support),
+        )
+        if standing.refused:
+            return standing
+        return replace(
+            standing,
+            ips=policy.ips,
+            snips=policy.snips,
+            lift=self.sums.lift,
+            value_interval=_ends(self._value.interval()),
+            lift_interval=_ends(self._lift.interval()),
+        )
 
 
 class Standings:
@@ -46,11 +95,11 @@ class Standings:
 
     Args:
         names: of the policies.
+        reward_cap: the most that a shown item can earn.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = list(names)
-        self._sums = [PairedSums() for _ in names]
+    def __init__(self, names: Sequence[str], *, reward_cap: float) -> None:
+        self._followed = [_Followed(name, reward_cap) for name in names]
         self._lock = threading.Lock()
 
     def add(self, weights: list[Float64], rewards: list[Float64]) -> None:
@@ -60,42 +109,14 @@ class Standings:
             weights: of each slate float64 of shape (policies, S).
             rewards: of each slate float64 of shape (S,).
         """
-        added = [PairedSums.of([w[at] for w in weights], rewards) for at in range(len(self._names))]
         with self._lock:
-            self._sums = [before + more for before, more in zip(self._sums, added, strict=True)]
+            for at, one in enumerate(self._followed):
+                one.add([w[at] for w in weights], rewards)
 
     def now(self) -> list[Standing]:
         """How each policy stands."""
         with self._lock:
-            sums = list(self._sums)
-        return [_standing(name, one) for name, one in zip(self._names, sums, strict=True)]
-
-
-def _standing(name: str, sums: PairedSums) -> Standing:
-    policy = sums.policy
-    if not policy.rounds:
-        return Standing(name, refused=("no slate has been closed yet",))
-    support = sums.support
-    standing = Standing(
-        name,
-        slates=policy.rounds,
-        effective_slates=support.effective_rounds,
-        mean_weight=support.mean_weight,
-        max_weight=support.max_weight,
-        logged=sums.logged.ips,
-        refused=reasons_to_refuse(support),
-    )
-    if standing.refused:
-        return standing
-    return replace(
-        standing,
-        ips=policy.ips,
-        snips=policy.snips,
-        lift=sums.lift,
-        ips_interval=_ends(policy.ips_interval()),
-        snips_interval=_ends(policy.snips_interval()),
-        lift_interval=_ends(sums.lift_interval()),
-    )
+            return [one.standing() for one in self._followed]
 
 
 def _ends(interval: Interval) -> tuple[float, float]:

@@ -78,22 +78,29 @@ def test_a_shadow_is_worth_what_it_would_have_earned(served: str, rules: Any, po
     (standing,) = shadowed.shadows.standings()
     assert standing.refused == ()
     assert standing.slates == SLATES
-    for value, interval in ((standing.ips, standing.ips_interval), (standing.snips, standing.snips_interval)):
+    (followed,) = shadowed.shadows._standings._followed
+    sums = followed.sums
+    error = 0.0
+    for value, interval in (
+        (standing.ips, sums.policy.ips_interval()),
+        (standing.snips, sums.policy.snips_interval()),
+    ):
         assert value is not None
-        assert interval is not None
         error = (interval[1] - interval[0]) / (2 * 1.96)
         assert abs(value - truth) < 4 * error
         assert error < 0.03
-    served_value = true_value(shadowed, ShadowPolicy("as served", served))
+    lift = truth - true_value(shadowed, ShadowPolicy("as served", served))
     assert standing.lift is not None
-    assert standing.lift_interval is not None
-    error = (standing.lift_interval[1] - standing.lift_interval[0]) / (2 * 1.96)
-    assert abs(standing.lift - (truth - served_value)) < 4 * error
+    assert abs(standing.lift - lift) < 4 * (error + 0.5 / SLATES**0.5)
+    for interval, true in ((standing.value_interval, truth), (standing.lift_interval, lift)):
+        assert interval is not None
+        assert interval[0] < true < interval[1]
+        assert interval[1] - interval[0] < 0.5
 
 
 @pytest.mark.parametrize("served", ["uniform", "thompson", "ucb"])
 def test_a_shadow_as_served_earns_what_was_earned(served: str) -> None:
-    """All its weights are 1: no estimate differs from the mean of the log, and no lift has a width."""
+    """All its weights are 1: no estimate differs from the mean of the log, and the lift is 0 with its interval."""
     shadowed = Shadowed(ShadowPolicy("same", served), served=served)
     live(shadowed, np.random.default_rng(3), slates=300)
     (standing,) = shadowed.shadows.standings()
@@ -101,7 +108,10 @@ def test_a_shadow_as_served_earns_what_was_earned(served: str) -> None:
     assert standing.effective_slates == pytest.approx(300)
     assert standing.logged > 0.1
     assert standing.ips == standing.snips == pytest.approx(standing.logged)
-    assert standing.lift_interval == pytest.approx((0.0, 0.0), abs=1e-9)
+    assert standing.lift == pytest.approx(0.0, abs=1e-9)
+    assert standing.lift_interval is not None
+    assert standing.lift_interval == pytest.approx((-standing.lift_interval[1], standing.lift_interval[1]))
+    assert 0 < standing.lift_interval[1] < 0.2
 
 
 def test_what_was_never_shown_is_not_judged() -> None:
