@@ -1,5 +1,10 @@
-"""Changes of the joiner to and from bytes, whole columns at a time."""
+"""Changes of the joiner to and from bytes, whole columns at a time.
 
+Layout 1 is written, layout 0 is read too. Where a partition takes much at once, the disk is paid by the byte: the
+largest columns are written as their smallest value and what is above it, in as few bytes as that takes.
+"""
+
+import struct
 from typing import Any
 
 import numpy as np
@@ -8,6 +13,8 @@ import numpy.typing as npt
 from bandits.joiner_change import JoinerChange, Tally
 from bandits.texts import Pairs, Texts
 from freshet.v1 import state_pb2
+
+Int64 = npt.NDArray[np.int64]
 
 _INT64 = (
     "row_occurred_ms",
@@ -52,23 +59,24 @@ _NUMBERS = (
     "keep_from",
     "closed_before",
 )
+_NARROW = {"row_occurred_ms", "row_ingested_ms", "row_context", "context_ends", "context_cluster", "context_x"}
+_NARROW_HEAD = struct.Struct("<qIB")  # smallest value, how many, bytes of each
+_MOST_ENTRIES = 1 << 24  # a damaged count must not fill the memory
+_FORMAT = 1
+_TOP_BITS, _CONTINUED = np.uint8(0xC0), np.uint8(0x80)  # of UTF-8
 
 
 def encode_change(change: JoinerChange) -> bytes:
     """Bytes of a change, without its dead letters, which are stored on their own."""
-    message = state_pb2.JoinerChangeColumns(
-        tally=change.tally.as_dict(),
-        row_request_ids=change.row_keys.request,
-        row_item_ids=change.row_keys.item,
-        click_request_ids=change.click_keys.request,
-        click_item_ids=change.click_keys.item,
-    )
+    message = state_pb2.JoinerChangeColumns(format=_FORMAT, tally=change.tally.as_dict())
     for name in _NUMBERS:
         setattr(message, name, getattr(change, name))
     for names, dtype in _DTYPES:
         for name in names:
             column: npt.NDArray[np.integer] = getattr(change, name)
-            setattr(message, name, column.astype(dtype).tobytes())
+            if len(column):
+                setattr(message, name, _narrow(column) if name in _NARROW else column.astype(dtype).tobytes())
+    _put_ids(message, change)
     for name in _OPTIONAL_FLAGS:
         flags: npt.NDArray[np.bool_] = getattr(change, name)
         setattr(message, name, flags.tobytes())
@@ -108,15 +116,93 @@ def _decode(record: bytes) -> JoinerChange:
     columns: dict[str, Any] = {}
     for names, dtype in _DTYPES:
         for name in names:
-            columns[name] = np.frombuffer(getattr(message, name), dtype)
+            data = getattr(message, name)
+            narrow = name in _NARROW and message.format == _FORMAT
+            columns[name] = _wide(data).astype(dtype) if narrow else np.frombuffer(data, dtype)
     for name in _OPTIONAL_FLAGS:
         columns[name] = np.frombuffer(getattr(message, name), np.uint8) != 0
+    rows, clicks = _ids(message)
     numbers: dict[str, Any] = {name: int(getattr(message, name)) for name in _NUMBERS}
     return JoinerChange(
         tally=Tally(**dict(message.tally)),
-        row_keys=Pairs(Texts.of(message.row_request_ids), Texts.of(message.row_item_ids)),
-        click_keys=Pairs(Texts.of(message.click_request_ids), Texts.of(message.click_item_ids)),
+        row_keys=rows,
+        click_keys=clicks,
         dead=[],
         **numbers,
         **columns,
     )
+
+
+def _put_ids(message: Any, change: JoinerChange) -> None:
+    requests = change.row_keys.request
+    starts = np.ones(len(requests), np.bool_)
+    starts[1:] = (requests.at[1:] != requests.at[:-1]) | (requests.size[1:] != requests.size[:-1])
+    if len(requests):
+        message.row_request_rows = _narrow(np.diff(np.flatnonzero(starts), append=len(requests)))
+    clicks = change.click_keys
+    for name, size, texts in (
+        ("row_requests", "row_request_sizes", requests.take(starts)),
+        ("row_items", "row_item_sizes", change.row_keys.item),
+        ("click_requests", "click_request_sizes", clicks.request),
+        ("click_items", "click_item_sizes", clicks.item),
+    ):
+        if len(texts):
+            setattr(message, name, texts.to_bytes().tobytes())
+            setattr(message, size, _narrow(texts.size))
+
+
+def _ids(message: Any) -> tuple[Pairs, Pairs]:
+    """Ids of rows and of clicks."""
+    if message.format == _FORMAT:
+        requests, items = (
+            _texts(message.row_requests, message.row_request_sizes),
+            _texts(message.row_items, message.row_item_sizes),
+        )
+        times = _wide(message.row_request_rows)
+        if (times < 0).any() or int(times.sum()) != len(items):
+            raise ValueError(f"row_request_rows: expected {len(items)} rows, got {times.sum()}")
+        rows = Pairs(requests.take(np.repeat(np.arange(len(requests)), times)), items)
+        clicks = Pairs(
+            _texts(message.click_requests, message.click_request_sizes),
+            _texts(message.click_items, message.click_item_sizes),
+        )
+    else:
+        rows = Pairs(Texts.of(message.row_request_ids), Texts.of(message.row_item_ids))
+        clicks = Pairs(Texts.of(message.click_request_ids), Texts.of(message.click_item_ids))
+    if any(len(pairs.request) != len(pairs.item) for pairs in (rows, clicks)):
+        raise ValueError("ids: expected as many requests as items")
+    return rows, clicks
+
+
+def _texts(data: bytes, sizes: bytes) -> Texts:
+    size = _wide(sizes)
+    if (size < 0).any() or int(size.sum()) != len(data):
+        raise ValueError(f"ids: expected {len(data)} bytes, got sizes of {size.sum()}")
+    data.decode()
+    texts = Texts.packed(np.frombuffer(bytearray(data), np.uint8), size)
+    if (texts.data[texts.at[size > 0]] & _TOP_BITS == _CONTINUED).any():
+        raise ValueError("ids: expected whole characters")
+    return texts
+
+
+def _narrow(column: npt.NDArray[np.integer]) -> bytes:
+    """A column that is not empty, in as few bytes an entry as hold what is above its smallest."""
+    low = int(column.min())
+    span = int(column.max()) - low
+    width = next(width for width in (0, 1, 2, 4, 8) if span < 1 << 8 * width)
+    data = (column.astype(np.int64) - low).astype(f"<u{width}").tobytes() if width else b""
+    return _NARROW_HEAD.pack(low, len(column), width) + data
+
+
+def _wide(data: bytes) -> Int64:
+    """What `_narrow` was given; nothing of no bytes."""
+    if not data:
+        return np.empty(0, np.int64)
+    low, count, width = _NARROW_HEAD.unpack_from(data)
+    if width not in (0, 1, 2, 4, 8) or len(data) != _NARROW_HEAD.size + count * width or count > _MOST_ENTRIES:
+        raise ValueError(f"column: expected {count} entries of {width} bytes, got {len(data)} bytes")
+    if not width:
+        return np.full(count, low, np.int64)
+    above: Int64 = np.frombuffer(data, f"<u{width}", offset=_NARROW_HEAD.size).astype(np.int64)
+    above += low
+    return above

@@ -41,6 +41,24 @@ def test_a_change_survives_the_store(seed: int) -> None:
         assert back.dead == []
 
 
+def test_a_change_of_the_layout_before_is_read() -> None:
+    """A store that an earlier release has written: ids as strings, whole columns."""
+    for change in changes(2):
+        message = state_pb2.JoinerChangeColumns.FromString(encode_change(change))
+        message.format = 0
+        for name in ("row_occurred_ms", "row_ingested_ms", "row_context", "context_ends", "context_x"):
+            setattr(message, name, getattr(change, name).astype("<i8").tobytes())
+        message.context_cluster = change.context_cluster.astype("<i4").tobytes()
+        for name, keys in (("row", change.row_keys), ("click", change.click_keys)):
+            getattr(message, f"{name}_request_ids").extend(keys.request)
+            getattr(message, f"{name}_item_ids").extend(keys.item)
+        back = decode_change(message.SerializeToString())
+        again = decode_change(encode_change(change))
+        for name, value in vars(again).items():
+            got = getattr(back, name)
+            assert got.tolist() == value.tolist() if isinstance(value, np.ndarray) else got == value, name
+
+
 def test_damaged_changes_are_refused_or_whole() -> None:
     """Whatever is cut or flipped: ValueError, or columns that fit together."""
     change = max(changes(3)[:6], key=lambda change: len(change.row_keys) + len(change.click_keys))

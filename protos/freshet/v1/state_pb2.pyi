@@ -121,6 +121,16 @@ class JoinerChangeColumns(_message.Message):
     ROW_INDEX_FIELD_NUMBER: _builtins.int
     CLOSED_BEFORE_FIELD_NUMBER: _builtins.int
     ROW_PASSED_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    ROW_REQUESTS_FIELD_NUMBER: _builtins.int
+    ROW_REQUEST_SIZES_FIELD_NUMBER: _builtins.int
+    ROW_REQUEST_ROWS_FIELD_NUMBER: _builtins.int
+    ROW_ITEMS_FIELD_NUMBER: _builtins.int
+    ROW_ITEM_SIZES_FIELD_NUMBER: _builtins.int
+    CLICK_REQUESTS_FIELD_NUMBER: _builtins.int
+    CLICK_REQUEST_SIZES_FIELD_NUMBER: _builtins.int
+    CLICK_ITEMS_FIELD_NUMBER: _builtins.int
+    CLICK_ITEM_SIZES_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     clock_ms: _builtins.int
     impressions_position: _builtins.int
@@ -162,6 +172,18 @@ class JoinerChangeColumns(_message.Message):
     closed_before: _builtins.int
     row_passed: _builtins.bytes
     """Empty where all surfaces are learned from."""
+    format: _builtins.int
+    """Layout: 0 = ids as strings; 1 = ids as below, and the largest columns narrow (streams.change_codec)."""
+    row_requests: _builtins.bytes
+    """UTF-8 of the ids one after the other, and the size of each. Of rows in a row with one request it comes once."""
+    row_request_sizes: _builtins.bytes
+    row_request_rows: _builtins.bytes
+    row_items: _builtins.bytes
+    row_item_sizes: _builtins.bytes
+    click_requests: _builtins.bytes
+    click_request_sizes: _builtins.bytes
+    click_items: _builtins.bytes
+    click_item_sizes: _builtins.bytes
     @_builtins.property
     def tally(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
@@ -217,10 +239,20 @@ class JoinerChangeColumns(_message.Message):
         row_index: _builtins.bytes = ...,
         closed_before: _builtins.int = ...,
         row_passed: _builtins.bytes = ...,
+        format: _builtins.int = ...,
+        row_requests: _builtins.bytes = ...,
+        row_request_sizes: _builtins.bytes = ...,
+        row_request_rows: _builtins.bytes = ...,
+        row_items: _builtins.bytes = ...,
+        row_item_sizes: _builtins.bytes = ...,
+        click_requests: _builtins.bytes = ...,
+        click_request_sizes: _builtins.bytes = ...,
+        click_items: _builtins.bytes = ...,
+        click_item_sizes: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["click_identity", b"click_identity", "click_index", b"click_index", "click_ingested_ms", b"click_ingested_ms", "click_item_ids", b"click_item_ids", "click_kind", b"click_kind", "click_occurred_ms", b"click_occurred_ms", "click_offset", b"click_offset", "click_request_ids", b"click_request_ids", "click_reward", b"click_reward", "click_start", b"click_start", "clicks_position", b"clicks_position", "clock_ms", b"clock_ms", "closed_before", b"closed_before", "context_cluster", b"context_cluster", "context_ends", b"context_ends", "context_start", b"context_start", "context_x", b"context_x", "first_click", b"first_click", "first_row", b"first_row", "impressions_position", b"impressions_position", "keep_from", b"keep_from", "needs_click", b"needs_click", "needs_row", b"needs_row", "resolved", b"resolved", "reward_identity", b"reward_identity", "reward_kind", b"reward_kind", "reward_row", b"reward_row", "reward_total", b"reward_total", "reward_value", b"reward_value", "rewarded", b"rewarded", "row_context", b"row_context", "row_gamma", b"row_gamma", "row_index", b"row_index", "row_ingested_ms", b"row_ingested_ms", "row_item_ids", b"row_item_ids", "row_occurred_ms", b"row_occurred_ms", "row_offset", b"row_offset", "row_passed", b"row_passed", "row_request_ids", b"row_request_ids", "row_start", b"row_start", "sequence", b"sequence", "tally", b"tally"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["click_identity", b"click_identity", "click_index", b"click_index", "click_ingested_ms", b"click_ingested_ms", "click_item_ids", b"click_item_ids", "click_item_sizes", b"click_item_sizes", "click_items", b"click_items", "click_kind", b"click_kind", "click_occurred_ms", b"click_occurred_ms", "click_offset", b"click_offset", "click_request_ids", b"click_request_ids", "click_request_sizes", b"click_request_sizes", "click_requests", b"click_requests", "click_reward", b"click_reward", "click_start", b"click_start", "clicks_position", b"clicks_position", "clock_ms", b"clock_ms", "closed_before", b"closed_before", "context_cluster", b"context_cluster", "context_ends", b"context_ends", "context_start", b"context_start", "context_x", b"context_x", "first_click", b"first_click", "first_row", b"first_row", "format", b"format", "impressions_position", b"impressions_position", "keep_from", b"keep_from", "needs_click", b"needs_click", "needs_row", b"needs_row", "resolved", b"resolved", "reward_identity", b"reward_identity", "reward_kind", b"reward_kind", "reward_row", b"reward_row", "reward_total", b"reward_total", "reward_value", b"reward_value", "rewarded", b"rewarded", "row_context", b"row_context", "row_gamma", b"row_gamma", "row_index", b"row_index", "row_ingested_ms", b"row_ingested_ms", "row_item_ids", b"row_item_ids", "row_item_sizes", b"row_item_sizes", "row_items", b"row_items", "row_occurred_ms", b"row_occurred_ms", "row_offset", b"row_offset", "row_passed", b"row_passed", "row_request_ids", b"row_request_ids", "row_request_rows", b"row_request_rows", "row_request_sizes", b"row_request_sizes", "row_requests", b"row_requests", "row_start", b"row_start", "sequence", b"sequence", "tally", b"tally"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
