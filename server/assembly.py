@@ -139,6 +139,7 @@ def make_click_topic(settings: Settings, shadows: Shadows | None, log: Filtering
         topic=settings.kafka.names().clicks,
         rule=settings.join.rule(),
         on_clicks=shadows.clicked,
+        on_passed_over=shadows.passed_over,
         log=log,
     )
 

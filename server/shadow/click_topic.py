@@ -29,6 +29,7 @@ class ClickTopic:
         topic: of the clicks.
         rule: which clicks are valid; others are the workers' to refuse.
         on_clicks: called with what came.
+        on_passed_over: told of records that could not be taken, and are not read again.
         log: where it is told that the broker is away.
     """
 
@@ -39,12 +40,14 @@ class ClickTopic:
         topic: str,
         rule: JoinRule,
         on_clicks: Callable[[Sequence[events_pb2.Click]], None],
+        on_passed_over: Callable[[int], None],
         log: FilteringBoundLogger,
     ) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
         self._rule = rule
         self._on_clicks = on_clicks
+        self._on_passed_over = on_passed_over
         self._log = log
         self._stopping = threading.Event()
         self._following = threading.Event()
@@ -74,7 +77,7 @@ class ClickTopic:
                 self._log.warning("shadow policies: the broker does not answer", error=repr(error))
             except Exception:
                 # To stop for good would leave estimates that count no rewards and look as if they did.
-                self._log.exception("shadow policies: clicks were passed over")
+                self._log.exception("shadow policies: the clicks topic cannot be followed")
             self._stopping.wait(_PAUSE_S)
 
     def _follow(self, decoder: Any, where: dict[TopicPartition, int]) -> None:
@@ -98,8 +101,20 @@ class ClickTopic:
                 self._following.set()
             while tps and not self._stopping.is_set():
                 for tp, records in consumer.poll(timeout_ms=_POLL_MS, max_records=_RECORDS_PER_POLL).items():
-                    where[tp] = records[-1].offset + 1  # first: what cannot be read is not read again for ever
-                    decoded = decoder.decode(records, clock_ms=0)
-                    self._on_clicks([click for record in decoded.records for click in record.events])
+                    where[tp] = records[-1].offset + 1  # first: what cannot be taken is not read again for ever
+                    self._take(decoder, records)
         finally:
             consumer.close()
+
+    def _take(self, decoder: Any, records: Sequence[Any]) -> None:
+        """Hand the clicks of some records on; where that fails, of each on its own, so that one costs no other."""
+        try:
+            decoded = decoder.decode(records, clock_ms=0)
+            self._on_clicks([click for record in decoded.records for click in record.events])
+        except Exception:
+            if len(records) > 1:
+                for record in records:
+                    self._take(decoder, [record])
+                return
+            self._on_passed_over(1)
+            self._log.exception("shadow policies: clicks were passed over", offset=records[0].offset)

@@ -50,6 +50,10 @@ class ShadowCollector(Collector):
         for outcome, count in self._shadows.outcomes().items():
             slates.add_metric([outcome], count)
         yield slates
+        missed = "Records of clicks that could not be taken: rewards of shadowed slates may be missing."
+        yield CounterMetricFamily(
+            "freshet_shadow_click_records_passed_over", missed, value=self._shadows.records_passed_over
+        )
         waiting = "Shadowed slates that wait for rewards."
         yield GaugeMetricFamily("freshet_shadow_pending_slates", waiting, value=self._shadows.pending)
 

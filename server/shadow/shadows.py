@@ -89,6 +89,7 @@ class Shadows:
         self._jobs: deque[_Job] = deque()
         self._cells = 0
         self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self._records_passed_over = 0
         self._work = threading.Condition()
         self._stopping = False
         self._stopped = threading.Event()
@@ -148,6 +149,11 @@ class Shadows:
         """Take note of accepted clicks; most are of other requests."""
         self._pending.clicked(clicks, self._clock_ms())
 
+    def passed_over(self, records: int) -> None:
+        """Take note of records of clicks that could not be read."""
+        with self._work:
+            self._records_passed_over += records
+
     # --- what is known -------------------------------------------------------------------------------------------
 
     def standings(self) -> list[Standing]:
@@ -158,6 +164,11 @@ class Shadows:
         """Shadowed slates by what became of them."""
         with self._work:
             return dict(self._outcomes)
+
+    @property
+    def records_passed_over(self) -> int:
+        """Records of clicks that could not be read: their rewards are missing."""
+        return self._records_passed_over
 
     @property
     def pending(self) -> int:

@@ -1,6 +1,7 @@
 """Shadow policies of a server on Kafka hear the clicks of the whole deployment."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from kafka import KafkaProducer
@@ -11,11 +12,13 @@ from server.app import App
 from server.kafka_producer import FeedbackProducer
 from server.logs import make_logger
 from server.shadow.click_topic import ClickTopic
+from server.shadow.collector import ShadowCollector
 from streams.topics import TopicNames
 from tests.kafka.cluster import Cluster
 from tests.kafka.test_follower import wait_for
 from tests.server.messages import DEADLINE_S, score_request
 from tests.server.serving import Client, make_settings
+from tests.server.shadow.shadowed import Shadowed
 
 
 def test_clicks_of_other_servers_and_producers_are_heard(kafka: str, topic_prefix: str, tmp_path: Path) -> None:
@@ -35,6 +38,7 @@ def test_clicks_of_other_servers_and_producers_are_heard(kafka: str, topic_prefi
         topic=names.clicks,
         rule=JoinRule(),
         on_clicks=lambda clicks: heard.extend(click.request_id for click in clicks),
+        on_passed_over=lambda records: None,
         log=make_logger("error"),
     )
     try:
@@ -50,6 +54,44 @@ def test_clicks_of_other_servers_and_producers_are_heard(kafka: str, topic_prefi
         topic.stop()
         other.close()
         server.stop(grace_s=5)
+
+
+def test_clicks_that_cannot_be_taken_are_counted(kafka: str, topic_prefix: str, tmp_path: Path) -> None:
+    """One bad record is passed over alone, whatever came with it, and the metric says so."""
+    Cluster(kafka, topic_prefix, tmp_path, source_partitions=1, item_partitions=1)
+    shadowed, heard = Shadowed(), list[str]()
+
+    def take(clicks: Sequence[events_pb2.Click]) -> None:
+        if any(click.request_id == "bad" for click in clicks):
+            raise RuntimeError("made by the test")
+        heard.extend(click.request_id for click in clicks)
+
+    topic = ClickTopic(
+        kafka,
+        topic=TopicNames(topic_prefix).clicks,
+        rule=JoinRule(),
+        on_clicks=take,
+        on_passed_over=shadowed.shadows.passed_over,
+        log=make_logger("critical"),
+    )
+    producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=50)
+    try:
+        topic.start()
+        assert topic.wait_until_following(60)
+        for name in ("one", "bad", "two", "bad", "three"):
+            click = events_pb2.Click(request_id=name, item_id="a")
+            producer.send(TopicNames(topic_prefix).clicks, click.SerializeToString(), key=b"x")
+        producer.flush()
+        wait_for(lambda: len(heard) == 3)
+        assert heard == ["one", "two", "three"]
+        wait_for(lambda: shadowed.shadows.records_passed_over == 2)
+    finally:
+        topic.stop()
+        producer.close()
+    (family,) = (f for f in ShadowCollector(shadowed.shadows).collect() if f.name.endswith("passed_over"))
+    assert [(one.name, one.value) for one in family.samples] == [
+        ("freshet_shadow_click_records_passed_over_total", 2)
+    ]
 
 
 def test_a_server_on_kafka_weighs_clicks_that_it_did_not_take(
