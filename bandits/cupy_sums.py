@@ -65,6 +65,21 @@ class DeviceRows:
         device.write(self.item_sums, old.n_items, sums.item[old.n_items :])
 
 
+@dataclass(frozen=True, eq=False)
+class MovedFacts:
+    """Facts on a device, until so many further moves to it as it has slots.
+
+    Attributes:
+        item: int32 of shape (n_facts,), on the host.
+        columns: addresses of item, context, impressions, reward, context_ptr, context_cluster and context_x.
+        growth: the most that one of them adds to any sum.
+    """
+
+    item: Int32
+    columns: tuple[np.uint64, ...]
+    growth: int
+
+
 class ResidentSums:
     """Sums of one graph on a device.
 
@@ -86,7 +101,11 @@ class ResidentSums:
         self._largest = self._find_largest()
 
     def add(self, facts: Facts) -> int:
-        """Add plain facts; how many sums that left at the largest value.
+        """Add plain facts; how many sums that left at the largest value. Raises as `move`."""
+        return self.add_moved(self.move(facts))
+
+    def move(self, facts: Facts) -> MovedFacts:
+        """Move plain facts to the device in one transfer.
 
         Raises:
             DeviceFull: the batch does not fit; nothing has been changed.
@@ -98,7 +117,7 @@ class ResidentSums:
                 f"facts: expected rewards up to {_MOST_REWARD} and impressions up to {_MOST_SHOWN}, "
                 f"got {most_reward} and {most_shown}"
             )
-        item, context, shown, reward, ptr, cluster, x = self.device.move(
+        columns = self.device.move(
             (facts.item, np.int32),
             (facts.context, np.int32),
             (facts.impressions, np.uint8),
@@ -107,14 +126,17 @@ class ResidentSums:
             (facts.context_cluster, np.int32),
             (facts.context_x, np.uint16),
         )
-        rows = self.rows
-        growth = UNIT * max(UNIT * most_shown, most_reward)  # the most that a fact adds to any sum
-        step = max(1, _LAUNCH_LIMIT // max(growth, 1))
-        capped = 0
-        for start in range(0, len(facts), step):
-            n = min(step, len(facts) - start)
+        return MovedFacts(facts.item, columns, UNIT * max(UNIT * most_shown, most_reward))
+
+    def add_moved(self, facts: MovedFacts) -> int:
+        """Add facts that are on the device; how many sums that left at the largest value."""
+        rows, count, capped = self.rows, len(facts.item), 0
+        item, context, shown, reward, ptr, cluster, x = facts.columns
+        step = max(1, _LAUNCH_LIMIT // max(facts.growth, 1))
+        for start in range(0, count, step):
+            n = min(step, count - start)
             at = item + np.uint64(4 * start)
-            checked = not self._has_room(n * growth)
+            checked = not self._has_room(n * facts.growth)
             self._launch(
                 "add_facts", n, rows.item_ptr, rows.edge_cluster, rows.edge_sums, rows.item_sums, at,
                 context + np.uint64(4 * start), shown + np.uint64(start), reward + np.uint64(4 * start), ptr,
@@ -122,7 +144,7 @@ class ResidentSums:
             )  # fmt: skip
             if checked:
                 capped += self._cap(at, n)
-        self._changes += len(facts)
+        self._changes += count
         if self._few_changed:
             self._changed.append(facts.item.copy())
         else:

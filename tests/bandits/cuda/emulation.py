@@ -83,7 +83,15 @@ class DeviceArray:
 
     @property
     def data(self) -> SimpleNamespace:
-        return SimpleNamespace(ptr=self._memory.ctypes.data, memset_async=self._set_bytes)
+        return SimpleNamespace(
+            ptr=self._memory.ctypes.data,
+            memset_async=self._set_bytes,
+            copy_from_device_async=self._copy,
+            memory=self._memory,
+        )
+
+    def _copy(self, source: Any, size: int) -> None:
+        self._memory.view(np.uint8)[:size] = source.memory.view(np.uint8)[:size]
 
     def _set_bytes(self, byte: int, size: int, stream: Any) -> None:
         assert 0 <= size <= self._memory.nbytes
