@@ -122,6 +122,17 @@ class App:
             raise RuntimeError("the server has not been started")
         return self._addresses
 
+    @property
+    def graph_version(self) -> str | None:
+        """Version of the graph served; None before one is."""
+        parameters = self.snapshot.current
+        return parameters.graph.version if parameters else None
+
+    @property
+    def failed(self) -> str | None:
+        """Why learning has stopped, if it has."""
+        return self.health.failed
+
     def start(self) -> None:
         """Bind the addresses, open the store, learn what is in its ledger, answer calls.
 

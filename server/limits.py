@@ -36,6 +36,7 @@ MAX_REDRAWN_SCORES = 400_000  # candidates times redraws of one Thompson slate
 # An unseen edge has an infinite bound; replies are finite.
 SENT_INFINITY = 1e9
 
+MAX_READERS = 64  # processes that serve from one memory
 MAX_TORN_READINGS = 8  # of one call, where another process writes the parameters
 MAX_VIOLATIONS = 16  # of one refusal, which travels in the trailing metadata (8 KiB)
 MAX_QUOTED_CHARACTERS = 80  # of a value that a refusal repeats

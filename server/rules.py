@@ -25,6 +25,11 @@ class NamedRules:
         """Name the policies of rules."""
         return cls(slate, {mode: describe(mode, slate.policy) for mode in MODES})
 
+    def fitted(self, *, beta_prior: tuple[float, float], pooled_mean: float) -> "NamedRules":
+        """The same rules with other values of what is fitted."""
+        policy = replace(self.slate.policy, beta_prior=beta_prior, pooled_mean=pooled_mean)
+        return NamedRules.of(replace(self.slate, policy=policy))
+
 
 class RulesInForce:
     """Hands out the current rules.

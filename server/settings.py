@@ -19,7 +19,7 @@ from bandits.join_rule import MAX_REWARD_CAP, JoinRule, Resolution
 from bandits.life_cycle import LifeCycle
 from bandits.policy_settings import Estimator, PolicySettings, Unseen
 from bandits.reward_rule import Aggregation
-from server.limits import MAX_SLATE, MAX_SURFACE_BYTES
+from server.limits import MAX_READERS, MAX_SLATE, MAX_SURFACE_BYTES
 from streams.embedded import LoopLimits
 from streams.topics import TopicNames
 
@@ -203,6 +203,12 @@ class LoopGroup(_Group):
         return LoopLimits(**self.model_dump())
 
 
+class ServerGroup(_Group):
+    """How many processes serve. Where there are several they share the parameters' memory, and one more learns."""
+
+    processes: int = Field(default=1, ge=1, le=MAX_READERS, description="that answer callers, on one port")
+
+
 class KafkaGroup(_Group):
     """Kafka mode: set `bootstrap`, and feedback goes to the topics and parameters come from the workers."""
 
@@ -261,6 +267,7 @@ class Settings(BaseSettings):
     item_tower: Path | None = Field(default=None, description="folder of `freshet train`: places items by content")
     backend: Literal["auto", "numba", "numpy", "cupy"] = "auto"
     gpu_crossover: int = Field(default=0, ge=0, description="facts of a batch from which on a GPU adds; 0 = none")
+    server: ServerGroup = ServerGroup()
     policy: PolicyGroup = PolicyGroup()
     slate: SlateGroup = SlateGroup()
     life_cycle: LifeCycleGroup = LifeCycleGroup()
@@ -295,6 +302,14 @@ class Settings(BaseSettings):
                 except ValidationError as error:
                     raise ValueError(f"shadow.policies.{at}.{name}.{_line(error.errors()[0])}") from None
                 given |= {key: getattr(merged, key) for key in given}  # as they are meant, not as they were written
+        return self
+
+    @model_validator(mode="after")
+    def _processes_agree(self) -> "Settings":
+        if self.server.processes > 1 and (self.shadow.policies or self.life_cycle.is_set):
+            one = "shadow.policies" if self.shadow.policies else "life_cycle"
+            why = "as it counts within one process what callers of all of them do"
+            raise ValueError(f"server.processes: expected 1 with {one}, {why}, got {self.server.processes}")
         return self
 
     @classmethod

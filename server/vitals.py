@@ -16,7 +16,7 @@ from server.metrics import Metrics
 from server.snapshot import Snapshot
 from streams.embedded import LoopStatus
 
-_RATE_WINDOW = 10  # samples over which rates are averaged
+RATE_WINDOW = 10  # samples over which rates are averaged
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Vitals:
         self._metrics = metrics
         self._on_sample = on_sample
         self._current_at_s = time.monotonic()
-        self._samples: deque[Sample] = deque(maxlen=_RATE_WINDOW)
+        self._samples: deque[Sample] = deque(maxlen=RATE_WINDOW)
         self._history: deque[dict[str, float]] = deque(maxlen=HISTORY_SAMPLES)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="freshet-vitals", daemon=True)

@@ -21,6 +21,7 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail, json_option, pr
 
 if TYPE_CHECKING:
     from server.app import App
+    from server.processes.supervisor import Supervisor
     from server.settings import Settings
 
 _FAILURE_CHECK_S = 0.25
@@ -39,6 +40,7 @@ MODES = ("exploit", "ucb", "thompson", "beta_thompson", "epsilon_greedy", "unifo
 @click.option("--kafka", metavar="HOST:PORT", help="Kafka mode: brokers of the workers' topics.")
 @click.option("--kafka-prefix", metavar="NAME", help="First part of the topics' names.  [default: freshet]")
 @click.option("--kafka-events-prefix", metavar="NAME", help="That of impressions, clicks and items.")
+@click.option("--processes", type=int, metavar="N", help="That answer callers, from one memory.  [default: 1]")
 @click.option("--mode", type=click.Choice(MODES), help="How to score where a request does not say.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level logged.")
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="How to log.")
@@ -53,6 +55,7 @@ def serve(
     kafka: str | None,
     kafka_prefix: str | None,
     kafka_events_prefix: str | None,
+    processes: int | None,
     mode: str | None,
     log_level: str | None,
     log_format: str | None,
@@ -62,6 +65,9 @@ def serve(
     **flat: Any,
 ) -> None:
     """Serve slates over gRPC and learn from feedback, in one process with its store on disk.
+
+    With --processes N so many processes answer callers on one port, from memory that one more process keeps: that
+    one learns, and operators call it.
 
     With --kafka feedback goes to the topics instead, and parameters come from `freshet worker`s.
 
@@ -78,12 +84,13 @@ def serve(
     # from the calls. Whoever sets the variable knows better.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from bandits.cupy_device import NoDevice
-    from server.app import App, StartError
+    from server.app import StartError
     from server.settings import SettingsError, load_settings
 
     overrides = {name: value for name, value in flat.items() if value is not None}
-    groups = {
+    groups: dict[str, dict[str, Any]] = {
         "kafka": {"bootstrap": kafka, "prefix": kafka_prefix, "events_prefix": kafka_events_prefix},
+        "server": {"processes": processes},
         "policy": {"mode": mode},
         "log": {"level": log_level, "format": log_format},
     }
@@ -101,12 +108,12 @@ def serve(
     if not as_json:
         _show_settings(settings)
     try:
-        app = App(settings)
+        app = _make(settings)
         app.start()
     except (StartError, NoDevice) as error:
         fail(str(error), code=NOT_RUNNING)
     failed = _wait_for_parameters(app, stop) if settings.kafka.bootstrap else None
-    if app.snapshot.current is not None or not settings.kafka.bootstrap:
+    if app.graph_version is not None or not settings.kafka.bootstrap:
         _tell_ready(app, as_json=as_json)
     # What lives as long as the server need not be walked through by each full collection, which stops all calls.
     gc.collect()
@@ -115,8 +122,8 @@ def serve(
     try:
         app.stop(grace_s)
     except Exception as error:  # a store that cannot be written cannot be closed cleanly either
-        failed = failed or app.health.failed or str(error)
-    failed = failed or app.health.failed
+        failed = failed or app.failed or str(error)
+    failed = failed or app.failed
     if as_json:
         print_json({"event": "stopped", "failed": failed}, indent=False)
     if failed:
@@ -143,20 +150,30 @@ def _wait_for_eof(then: Callable[[], None]) -> None:
     then()
 
 
-def _wait(app: "App", stop: threading.Event) -> str | None:
+def _make(settings: "Settings") -> "App | Supervisor":
+    if settings.server.processes == 1:
+        from server.app import App
+
+        return App(settings)
+    from server.processes.supervisor import Supervisor
+
+    return Supervisor(settings)
+
+
+def _wait(app: "App | Supervisor", stop: threading.Event) -> str | None:
     """Block until told to stop, or until learning has failed; why it failed."""
     while not stop.wait(_FAILURE_CHECK_S):
-        if app.health.failed:
-            return app.health.failed
+        if app.failed:
+            return app.failed
     return None
 
 
-def _wait_for_parameters(app: "App", stop: threading.Event) -> str | None:
+def _wait_for_parameters(app: "App | Supervisor", stop: threading.Event) -> str | None:
     """Block until the parameters topic has been read to its end: who reads "ready" may send callers."""
-    while app.snapshot.current is None and not app.health.failed:
+    while app.graph_version is None and not app.failed:
         if stop.wait(_READY_CHECK_S):
             return None
-    return app.health.failed
+    return app.failed
 
 
 def _show_settings(settings: "Settings") -> None:
@@ -169,9 +186,9 @@ def _show_settings(settings: "Settings") -> None:
             click.echo(f"  {name:<20}{'' if value is None else value}")
 
 
-def _tell_ready(app: "App", *, as_json: bool) -> None:
+def _tell_ready(app: "App | Supervisor", *, as_json: bool) -> None:
     addresses = vars(app.addresses)
-    graph = app.snapshot.current.graph.version if app.snapshot.current else None
+    graph = app.graph_version
     if as_json:
         ready = {"event": "ready", "addresses": addresses, "graph_version": graph, "version": app.version}
         print_json(ready | {"settings": app.settings.redacted()}, indent=False)

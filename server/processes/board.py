@@ -8,9 +8,9 @@ import mmap
 import os
 import time
 
+from server.limits import MAX_READERS
 from server.processes.segment import anonymous_memory, fence
 
-MAX_READERS = 64
 _LINE = 8  # words
 _FIRST = 2 * _LINE  # of the readers; before it are the words of the writer
 _BYTES = 8 * (_FIRST + _LINE * MAX_READERS)

@@ -247,6 +247,12 @@ class WriterSnapshot(Snapshot):
             self._seen = published
         return self._current
 
+    @property
+    def version(self) -> str:
+        """Version of the graph; empty before there is one."""
+        published = self._publisher.published
+        return published[0].version if published else ""
+
     def apply(self, change: Change) -> None:
         """Publish a change."""
         self._publisher.apply(change)

@@ -1,0 +1,177 @@
+"""A process that the first one has started: `python -m server.processes.child ROLE NUMBER CHANNEL BOARD LINK`.
+
+Invariants: it does what the first process says and ends when that ends, however that came about; signals are for
+the first process alone. The numbers are of open files; LINK is -1 where there is none.
+"""
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from server.processes.board import Board
+from server.processes.channel import Channel, Message
+
+ORPHAN_GRACE_S = 2.0
+TAKEN_S = 10.0
+_FAILURE_CHECK_S = 0.1
+FAILED = 3
+
+
+class Orders:
+    """What the first process wants, by now.
+
+    Args:
+        channel: to it.
+        report: makes the report of this process; None until there is something to be told.
+        go_to: reads from another segment, and tells its number.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.report: Callable[[], Message] | None = None
+        self.go_to: Callable[[int], int] | None = None
+        self.serve = threading.Event()
+        self.stop = threading.Event()
+        self.grace_s = ORPHAN_GRACE_S
+        self._taken = threading.Condition()
+        self._taken_number = -1
+        self._thread = threading.Thread(target=self._follow, name="freshet-orders", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow them."""
+        self._thread.start()
+
+    def wait_until_taken(self, number: int) -> bool:
+        """Wait until all readers have gone to a segment; False if that took too long."""
+        with self._taken:
+            return self._taken.wait_for(lambda: self._taken_number >= number or self.stop.is_set(), TAKEN_S)
+
+    def _follow(self) -> None:
+        while (received := self.channel.receive()) is not None:
+            self._obey(*received)
+        with self._taken:
+            self.stop.set()
+            self.serve.set()
+            self._taken.notify_all()
+
+    def _obey(self, order: Message, fd: int | None) -> None:
+        match order["do"]:
+            case "go_to" if fd is not None and self.go_to is not None:
+                self.channel.send({"say": "taken", "number": self.go_to(fd)})
+            case "taken":
+                with self._taken:
+                    self._taken_number = order["number"]
+                    self._taken.notify_all()
+            case "report":
+                self.channel.send({"say": "report", **(self.report() if self.report else {})})
+            case "serve":
+                self.serve.set()
+            case "stop":
+                self.grace_s = order["grace_s"]
+                self.stop.set()
+                self.serve.set()
+
+
+def main(role: str, number: int, channel_fd: int, board_fd: int, link_fd: int) -> int:
+    """Run until told to stop; the exit code."""
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, signal.SIG_IGN)
+    channel, board = Channel(socket.socket(fileno=channel_fd)), Board(board_fd)
+    received = channel.receive()
+    if received is None:
+        return 0
+    try:
+        return (_read if role == "reader" else _write)(channel, board, number, link_fd, received[0])
+    except Exception as error:
+        channel.send({"say": "failed", "reason": str(error) or type(error).__name__})
+        if os.environ.get("FRESHET_DEBUG"):
+            raise
+        return FAILED
+
+
+def _read(channel: Channel, board: Board, number: int, link_fd: int, told: Message) -> int:
+    from server.logs import make_logger
+    from server.processes.reader import ServingProcess
+    from server.settings import Settings
+
+    settings = Settings(**told["settings"])
+    log = make_logger(settings.log.level, settings.log.format, process=f"reader-{number}")
+    link = None if told["link"] is None else bytes.fromhex(told["link"])
+    process = ServingProcess(settings, board=board, number=number, link=link, clock_ms=_unix_ms, log=log)
+    orders = Orders(channel)
+    orders.report, orders.go_to = process.report, process.go_to
+    orders.start()
+    orders.serve.wait()
+    if not orders.stop.is_set():
+        address = process.serve()
+        _settle()
+        channel.send({"say": "serving", "address": address})
+        orders.stop.wait()
+    process.stop(orders.grace_s)
+    return 0
+
+
+def _write(channel: Channel, board: Board, number: int, link_fd: int, told: Message) -> int:
+    from server.logs import make_logger
+    from server.processes.segment import Segment
+    from server.processes.writer import WritingProcess
+    from server.settings import Settings
+
+    settings = Settings(**told["settings"])
+    log = make_logger(settings.log.level, settings.log.format, process="writer")
+    orders = Orders(channel)
+
+    def hand_over(segment: Segment) -> None:
+        version = process.snapshot.version
+        channel.send({"say": "segment", "number": segment.number, "graph_version": version}, fd=segment.fd)
+        segment.close_fd()
+        if not orders.wait_until_taken(segment.number):
+            log.warning("a serving process has not taken over the graph in time", within_s=TAKEN_S)
+
+    link = None if link_fd < 0 else socket.socket(fileno=link_fd)
+    process = WritingProcess(
+        settings,
+        board=board,
+        first_segment=told["first_segment"],
+        on_segment=hand_over,
+        link=link,
+        clock_ms=_unix_ms,
+        log=log,
+    )
+    orders.report = process.report
+    orders.start()
+    try:
+        address = process.start()
+        channel.send({"say": "started", "address": address})
+        _settle()
+        while not orders.stop.wait(_FAILURE_CHECK_S):
+            if process.failed:
+                raise RuntimeError(f"learning has stopped: {process.failed}")
+    except BaseException:
+        with suppress(Exception):  # a store that cannot be written cannot be closed cleanly either
+            process.stop(orders.grace_s)
+        raise
+    process.stop(orders.grace_s)
+    return 0
+
+
+def _settle() -> None:
+    """What lives as long as the process need not be walked through by each full collection."""
+    gc.collect()
+    gc.freeze()
+
+
+def _unix_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1], *map(int, sys.argv[2:]))
+    sys.stderr.flush()
+    os._exit(code)  # threads that wait for a peer hold up nothing

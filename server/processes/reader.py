@@ -1,0 +1,183 @@
+"""A serving process: answers callers from memory that it does not write.
+
+Invariants: it begins to listen when it has compiled what answers calls and has been told to; a stop answers the
+calls in flight. It learns nothing: feedback goes to the writer's socket, or to Kafka by a producer of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version as installed_version
+from typing import Any
+
+import numpy as np
+from structlog.typing import FilteringBoundLogger
+
+from bandits.backend import choose_backend
+from bandits.context import Context
+from server.assembly import Gates, Parts, add_callers_services, make_rules, make_serving_listener
+from server.collectors import StateCollector
+from server.health import FEEDBACK, RECOMMENDER, Health
+from server.limits import WARM_UP_CANDIDATES
+from server.listener import Listener
+from server.metrics import Metrics
+from server.processes.board import Board
+from server.processes.feedback_link import FeedbackClient
+from server.processes.reader_parts import FollowedRules, ReaderLoop
+from server.processes.report import families_of
+from server.processes.segment import Segment
+from server.processes.shared_parameters import SharedSnapshot
+from server.settings import Settings
+from server.vitals import Sample, Vitals
+
+
+class ServingProcess:
+    """The parts of a serving process; it is started and stopped once.
+
+    Args:
+        settings: all of them; `address` with the port that all serving processes share.
+        board: of all processes.
+        number: of this one.
+        link: address of the writer's socket; None = feedback goes to Kafka.
+        clock_ms: Unix milliseconds.
+        log: of this process.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        board: Board,
+        number: int,
+        link: bytes | None,
+        clock_ms: Callable[[], int],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._gates = Gates(settings)
+        self._metrics = Metrics()
+        self._health = Health()
+        # Slates are filled by the processor; a GPU is the writer's.
+        self._backend = choose_backend("numpy" if settings.backend == "numpy" else "numba")
+        self._snapshot = SharedSnapshot(self._backend, board, number)
+        self._rules = FollowedRules(make_rules(settings), board)
+        self._loop = _make_loop(settings, self._snapshot, board, link, log, backend=self._backend.name)
+        self._clock_ms = clock_ms
+        self._version = installed_version("freshet")
+        self._vitals = Vitals(
+            loop=self._loop, snapshot=self._snapshot, metrics=self._metrics, on_sample=self._on_sample
+        )
+        self._listener: Listener | None = None
+        collector = StateCollector(self._vitals.sample, gates=self._gates.all(), version=self._version)
+        self._metrics.registry.register(collector)
+        if self._backend.name == "numba":
+            from server.lane.warm_up import compile_calls
+
+            compile_calls(self._backend)
+
+    def go_to(self, fd: int) -> int:
+        """Read from a segment from now on; its number."""
+        segment = Segment.attach(fd)
+        self._snapshot.go_to(segment)
+        segment.close_fd()
+        self._warm_up()
+        return segment.number
+
+    def serve(self) -> str:
+        """Begin to answer; the address.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        parts = Parts(
+            settings=self._settings,
+            loop=self._loop,
+            snapshot=self._snapshot,
+            rules=self._rules,
+            vitals=self._vitals,
+            metrics=self._metrics,
+            health=self._health,
+            gates=self._gates,
+            exploration=None,
+            shadows=None,
+            version=self._version,
+            clock_ms=self._clock_ms,
+        )
+        listener = self._listener = make_serving_listener(
+            self._settings, self._gates, self._metrics, self._log, shared_port=True
+        )
+        add_callers_services(parts, listener)
+        self._vitals.start()
+        listener.start(self._health, (RECOMMENDER, FEEDBACK))
+        return listener.address
+
+    def stop(self, grace_s: float) -> None:
+        """Answer calls in flight for up to `grace_s`, and end."""
+        self._health.stopping()
+        if self._listener is not None:
+            self._listener.begin_stop(grace_s).wait()
+            self._listener.close()
+        self._vitals.stop()
+        self._loop.stop(grace_s=grace_s)
+
+    def report(self) -> dict[str, Any]:
+        """How it is doing, for the page of all processes."""
+        return {
+            "families": families_of(self._metrics.registry),
+            "sample": asdict(self._vitals.sample()),
+            "ready": self._health.ready,
+        }
+
+    def _on_sample(self, sample: Sample) -> None:
+        self._health.update(ready=sample.ready, failed=None)
+
+    def _warm_up(self) -> None:
+        """Score once, as `App` does."""
+        parameters = self._snapshot.current
+        if parameters is None or parameters.graph.n_clusters == 0:
+            return
+        items = np.arange(min(parameters.graph.n_items, WARM_UP_CANDIDATES), dtype=np.int32)
+        user = Context(np.zeros(1, np.int32), np.ones(1))
+        mode, rules = self._settings.policy.mode, self._rules.current.slate
+        parameters.fill(items, user, mode=mode, slate_size=10, seed=0, rules=rules)
+
+
+def _make_loop(
+    settings: Settings,
+    snapshot: SharedSnapshot,
+    board: Board,
+    link: bytes | None,
+    log: FilteringBoundLogger,
+    *,
+    backend: str,
+) -> ReaderLoop:
+    if link is not None:
+        client = FeedbackClient(link)
+        return ReaderLoop(
+            impressions=client.offer_impressions,
+            clicks=client.offer_clicks,
+            close=lambda _: client.close(),
+            snapshot=snapshot,
+            board=board,
+            backend=backend,
+            queued=lambda: 0,  # the writer counts them
+        )
+    from server.kafka_producer import FeedbackProducer
+
+    limits = settings.loop.limits()
+    producer = FeedbackProducer(
+        settings.kafka.bootstrap or "",
+        names=settings.kafka.names(),
+        max_queued_events=limits.max_queued_events,
+        retry_after_ms=limits.retry_after_ms,
+        log=log,
+    )
+    return ReaderLoop(
+        impressions=producer.impressions,
+        clicks=producer.clicks,
+        close=lambda grace_s: producer.stop(grace_s=grace_s),
+        snapshot=snapshot,
+        board=board,
+        backend=backend,
+        queued=lambda: producer.queued_events,
+    )
