@@ -1,23 +1,20 @@
-"""Compiled requests for slates: score, pick and, where scores are drawn, estimated propensities; many in one call.
+"""Compiled requests for slates: score, pick and, where scores are drawn, propensities over the draws.
 
-Invariant: equal to `score`, `pick` and `estimate_propensity` over `Backend.gather` bit for bit.
+Invariant: equal to `score`, `pick` and `propensity_over_draws` over `Backend.gather` bit for bit.
 Nothing is checked here: numbers are within the graph, weights and settings within their ranges.
 """
 
 import numpy as np
 from numba import njit
 
-from bandits.draws import COARSE, COARSE_REDRAWS, OPTIMISM_REDRAWS
-from bandits.numba_draws import coarse_word, key_bits, stream_key
 from bandits.numba_memory import pointer
+from bandits.numba_propensity import over_draws
 from bandits.numba_retrieval import retrieve
 from bandits.numba_scores import POLICY, RANDOMIZED, THOMPSON_MODE, score_candidates
-from bandits.numba_slates import pick_slate, position_probability, tie_group
-from bandits.policies import STEADY
+from bandits.numba_slates import pick_slate
 
-_QUARTER_BITS, _QUARTER_MASK = np.uint64(16), np.uint64(0xFFFF)
 SCORE, MEAN, WIDTH, PROPENSITY = 0, 1, 2, 3  # rows of the numbers of a slate
-LARGEST, THOMPSON_SCALE, OPTIMISM_FACTOR = map(POLICY.index, ("largest", "thompson_scale", "optimism"))
+LARGEST = POLICY.index("largest")
 
 
 @njit
@@ -87,40 +84,12 @@ def pick_filled(  # type: ignore[no-untyped-def]
     propensity = numbers[PROPENSITY]
     pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored)
     if policy[0] == THOMPSON_MODE or policy[0] == RANDOMIZED:
-        _estimate(mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity)
+        over_draws(
+            mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
+        )
     largest = policy[LARGEST]
     for slot in range(size):
         at = chosen[slot]
         numbers[SCORE, slot] = min(max(score[at], -largest), largest)
         numbers[MEAN, slot], numbers[WIDTH, slot] = mean[at], min(width[at], largest)
     return chosen, numbers, explored
-
-
-@njit
-def _estimate(  # type: ignore[no-untyped-def]
-    mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
-):
-    """Replace exact propensities given the drawn scores by their average over redraws (`estimate_propensity`)."""
-    n, size = len(mean), len(chosen)
-    randomized = policy[0] == RANDOMIZED
-    scale, first_quantile = (policy[OPTIMISM_FACTOR], COARSE) if randomized else (policy[THOMPSON_SCALE], 0)
-    offset, factor = stream_key(seed, OPTIMISM_REDRAWS if randomized else COARSE_REDRAWS)
-    total = np.zeros(size)
-    drawn = np.empty((4, n))
-    for block in range((redraws + 3) // 4):
-        for i in range(n):
-            word = coarse_word(key_bits(offset, factor, keys[i]), block)
-            for quarter in range(4):
-                at = np.int64((word >> (_QUARTER_BITS * np.uint64(quarter))) & _QUARTER_MASK)
-                draw = quantiles[first_quantile + at]
-                if randomized:
-                    draw = STEADY + (1.0 - STEADY) * draw
-                finite = mean[i] if scale == 0.0 else mean[i] + scale * draw * width[i]
-                drawn[quarter, i] = np.inf if width[i] == np.inf and scale != 0.0 else finite
-        for quarter in range(min(4, redraws - 4 * block)):
-            row = drawn[quarter]
-            for slot in range(size):
-                first, end = tie_group(row, row[chosen[slot]])
-                total[slot] += position_probability(first, end, slot, n, size, top_m, share, head, band)
-    for slot in range(size):
-        propensity[slot] = (propensity[slot] + total[slot]) / (redraws + 1)

@@ -14,11 +14,15 @@ import numpy.typing as npt
 from numba import njit
 
 from bandits import (
+    drawn_ranks,
     draws,
     numba_addresses,
     numba_draws,
     numba_kernels,
+    numba_lanes,
     numba_memory,
+    numba_propensity,
+    numba_ranks,
     numba_requests,
     numba_retrieval,
     numba_scores,
@@ -53,9 +57,9 @@ _NO_ITEMS = np.empty(0, np.int32)
 
 # All modules that filling a slate calls into, for the keys of cached functions.
 FILLING = (
-    *(numba_addresses, numba_draws, numba_kernels, numba_memory, numba_requests, numba_retrieval),
-    *(numba_scores, numba_slates),
-    *(draws, policies, slate_propensity),
+    *(numba_addresses, numba_draws, numba_kernels, numba_lanes, numba_memory, numba_propensity, numba_ranks),
+    *(numba_requests, numba_retrieval, numba_scores, numba_slates),
+    *(drawn_ranks, draws, policies, slate_propensity),
 )
 
 

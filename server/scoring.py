@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bandits.context import Context
+from bandits.drawn_propensity import propensity_over_draws
 from bandits.graph import Int32
 from bandits.life_cycle import FIRST_POOL, IN_LANE, Bounds, has_lane, settled
 from bandits.policies import (
@@ -25,7 +26,7 @@ from bandits.policies import (
     score,
 )
 from bandits.reserved_slots import pick_reserved, placement_reserved
-from bandits.slates import Int64, estimate_propensity, pick
+from bandits.slates import Int64, pick
 from server.limits import MAX_REDRAWN_SCORES, SENT_INFINITY
 
 if TYPE_CHECKING:  # Numba takes half a second to import: only who fills slates with it pays
@@ -134,8 +135,17 @@ def fill_slate(
     chosen, propensity = slate.chosen, slate.propensity
     estimated = mode in DRAWN_MODES
     if estimated and len(chosen):
-        redraws = redraw(mode, sums, rules.policy, seed, rules.draws_for(len(sums.keys)))
-        propensity = estimate_propensity(slate, redraws, top_m=rules.top_m, explore_share=explore_share)
+        propensity = propensity_over_draws(
+            slate,
+            scores,
+            sums,
+            rules.policy,
+            mode=mode,
+            seed=seed,
+            draws=rules.draws_for(len(sums.keys)),
+            top_m=rules.top_m,
+            explore_share=explore_share,
+        )
     return _filled(scores, chosen, propensity, slate.explored, estimated=estimated)
 
 

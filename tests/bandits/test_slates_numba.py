@@ -12,12 +12,13 @@ from scipy.special import ndtri
 
 from bandits.backend_numpy import NumpyBackend
 from bandits.context import Context, fixed_point_weights
+from bandits.drawn_propensity import ACCURACY, propensity_over_draws
 from bandits.draws import COARSE_REDRAWS, TIES, bits, coarse_normals, normals, uniforms
 from bandits.graph import Graph, build_graph
 from bandits.graph_edit import GraphEdit, edited
 from bandits.numba_draws import key_bits, key_uniform, normal_quantile, stream_key
-from bandits.policies import DRAWN_MODES, PolicySettings, redraw, score
-from bandits.slates import estimate_propensity, pick
+from bandits.policies import DRAWN_MODES, PolicySettings, score
+from bandits.slates import pick
 from bandits.slates_numba import CompiledSlates, compiled_policy
 from bandits.sums import UNIT, Sums
 
@@ -77,7 +78,7 @@ def defined(
     slate = pick(scores.score, keys=gathered.keys, slate_size=size, seed=seed, **how)
     propensity = slate.propensity
     if mode in DRAWN_MODES and len(slate.chosen):
-        propensity = estimate_propensity(slate, redraw(mode, gathered, policy, seed, 10), **how)
+        propensity = propensity_over_draws(slate, scores, gathered, policy, mode=mode, seed=seed, draws=10, **how)
     at = slate.chosen
     return at, np.stack([scores.score[at], scores.mean[at], scores.width[at], propensity]), slate.explored
 
@@ -213,7 +214,9 @@ def test_a_slate_of_what_is_around_equals_the_slate_of_those_items(
     expected = slates.fill(items, context, compiled, slate_size=size, seed=seed, redraws=10)
     assert count == len(items)
     assert chosen.tolist() == items[expected[0]].tolist()
-    np.testing.assert_array_equal(numbers, expected[1])
+    np.testing.assert_array_equal(numbers[:3], expected[1][:3])
+    # Chances of others are multiplied, and those of a crowd sampled, in the order in which candidates were found.
+    np.testing.assert_allclose(numbers[3], expected[1][3], rtol=1e-4, atol=ACCURACY / 10)
     np.testing.assert_array_equal(explored, expected[2])
 
 

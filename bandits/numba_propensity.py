@@ -1,0 +1,104 @@
+"""Compiled propensities where scores are drawn: over the picking of a slate and over the draws.
+
+Invariants: 0 < propensity <= 1; integrated (`bandits.numba_ranks`) wherever a slate is short enough, else averaged
+over redraws, bit for bit as `bandits.slates.estimate_propensity` does.
+"""
+
+import numpy as np
+from numba import njit
+
+from bandits.drawn_ranks import MOST_RANKS, SMALLEST_PROPENSITY
+from bandits.draws import COARSE, COARSE_REDRAWS, OPTIMISM_REDRAWS
+from bandits.numba_draws import coarse_word, key_bits, stream_key
+from bandits.numba_ranks import drawn_ranks
+from bandits.numba_scores import POLICY, RANDOMIZED
+from bandits.numba_slates import position_probability, tie_group
+from bandits.policies import STEADY
+
+_QUARTER_BITS, _QUARTER_MASK = np.uint64(16), np.uint64(0xFFFF)
+THOMPSON_SCALE, OPTIMISM_FACTOR = map(POLICY.index, ("thompson_scale", "optimism"))
+
+
+@njit
+def over_draws(  # type: ignore[no-untyped-def]
+    mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
+):
+    """Replace propensities given the drawn scores by those over all draws."""
+    randomized = policy[0] == RANDOMIZED
+    factor = policy[OPTIMISM_FACTOR] if randomized else policy[THOMPSON_SCALE]
+    if factor == 0.0:
+        return  # nothing is drawn
+    if max(len(chosen), top_m) > MOST_RANKS:
+        _redrawn(mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity)
+    else:
+        integrated(mean, width, factor, not randomized, chosen, top_m, share, head, band, propensity)
+
+
+@njit
+def integrated(mean, width, factor, normal, chosen, top_m, share, head, band, propensity):  # type: ignore[no-untyped-def]
+    """Propensities of the chosen, who score mean + factor * width * T: T and `normal` as `drawn_ranks` has them.
+
+    A width that is infinite makes a score infinite whatever is drawn: such candidates are tied with each other
+    above all others, and the propensities that they have are kept. The rest is as for `pick_slate`.
+    """
+    n, size = len(mean), len(chosen)
+    depth = min(max(size, top_m), n)
+    base, scale, place, finite = np.empty(n), np.empty(n), np.empty(n, np.int64), 0
+    drawn, steady = (factor, 0.0) if normal else (factor * (1.0 - STEADY), factor * STEADY)
+    for i in range(n):
+        place[i] = finite
+        base[finite], scale[finite] = mean[i] + steady * width[i], drawn * width[i]
+        finite += width[i] != np.inf
+    first = n - finite  # rank of the best of the others
+    if first >= depth:
+        return
+    whole = share > 0.0 or top_m > 1
+    slots, count = np.empty(size, np.int64), 0
+    for slot in range(size):
+        slots[count] = slot
+        count += width[chosen[slot]] != np.inf
+    slots = slots[:count]
+    wanted = np.full(count, -1) if whole else slots - first
+    ranks = np.empty((count, depth - first))
+    drawn_ranks(base[:finite], scale[:finite], normal, place[chosen[slots]], depth - first, wanted, ranks)
+    for at in range(count):
+        slot, total, left = slots[at], 0.0, 1.0
+        if not whole:
+            total = ranks[at, slot - first]
+        for rank in range(first, depth) if whole else range(0):
+            chance = ranks[at, rank - first]
+            left -= chance
+            total += chance * position_probability(rank, rank + 1, slot, n, size, top_m, share, head, band)
+        if whole and depth < n and left > 0.0:
+            total += left * position_probability(depth, depth + 1, slot, n, size, top_m, share, head, band)
+        propensity[slot] = min(max(total, SMALLEST_PROPENSITY), 1.0)
+
+
+@njit
+def _redrawn(  # type: ignore[no-untyped-def]
+    mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
+):
+    """Average them over redraws (`bandits.slates.estimate_propensity`)."""
+    n, size = len(mean), len(chosen)
+    randomized = policy[0] == RANDOMIZED
+    scale, first_quantile = (policy[OPTIMISM_FACTOR], COARSE) if randomized else (policy[THOMPSON_SCALE], 0)
+    offset, factor = stream_key(seed, OPTIMISM_REDRAWS if randomized else COARSE_REDRAWS)
+    total = np.zeros(size)
+    drawn = np.empty((4, n))
+    for block in range((redraws + 3) // 4):
+        for i in range(n):
+            word = coarse_word(key_bits(offset, factor, keys[i]), block)
+            for quarter in range(4):
+                at = np.int64((word >> (_QUARTER_BITS * np.uint64(quarter))) & _QUARTER_MASK)
+                draw = quantiles[first_quantile + at]
+                if randomized:
+                    draw = STEADY + (1.0 - STEADY) * draw
+                finite = mean[i] if scale == 0.0 else mean[i] + scale * draw * width[i]
+                drawn[quarter, i] = np.inf if width[i] == np.inf and scale != 0.0 else finite
+        for quarter in range(min(4, redraws - 4 * block)):
+            row = drawn[quarter]
+            for slot in range(size):
+                first, end = tie_group(row, row[chosen[slot]])
+                total[slot] += position_probability(first, end, slot, n, size, top_m, share, head, band)
+    for slot in range(size):
+        propensity[slot] = (propensity[slot] + total[slot]) / (redraws + 1)
