@@ -287,6 +287,7 @@ def _packed_slates(parts: Parts) -> Callable[[], "PackedSlates"]:
             temperature=settings.context.temperature,
             default_mode=settings.policy.mode,
             metrics=parts.metrics,
+            shadows=parts.shadows,
         )
 
     return make

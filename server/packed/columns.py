@@ -13,6 +13,7 @@ import numpy.typing as npt
 from freshet.v1 import recommender_pb2
 from server import limits
 from server.errors import invalid_field
+from server.requests import check_text
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -92,6 +93,10 @@ def read_columns(queries: recommender_pb2.PackedQueries, *, dim: int) -> Queries
     if len(wrong):
         raise _wrong(f"slate_sizes[{wrong[0]}]", f"0 (all) to {limits.MAX_CANDIDATES}", int(sizes[wrong[0]]))
     modes = _spread("modes", _column(queries, "modes", np.uint8), slates)
+    if queries.request_ids:
+        _check_length("request_ids", queries.request_ids, slates, "one a slate, or none")
+        for number, request_id in enumerate(queries.request_ids):
+            check_text(f"queries.request_ids[{number}]", request_id, smallest=1)
     seeds = _column(queries, "seeds", np.uint64)
     if len(seeds):
         _check_length("seeds", seeds, slates, "one a slate, or none")

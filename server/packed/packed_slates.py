@@ -32,8 +32,10 @@ from server.packed.read_packed import (
     WIDEST,
     read_packed,
 )
+from server.packed.shadowed_slates import ShadowedSlates
 from server.requests import MODE_NAMES, MODE_NUMBERS, check_text
 from server.rules import RulesInForce
+from server.shadow.shadows import Shadows
 from server.snapshot import Parameters, Snapshot
 
 Int32 = npt.NDArray[np.int32]
@@ -97,6 +99,7 @@ class PackedSlates:
         temperature: of their softmax.
         default_mode: name of the mode of slates that name none.
         metrics: where slates are counted.
+        shadows: look at some slates; None = nobody does.
     """
 
     def __init__(
@@ -108,7 +111,9 @@ class PackedSlates:
         temperature: float,
         default_mode: str,
         metrics: Metrics,
+        shadows: Shadows | None = None,
     ) -> None:
+        self._shadows = shadows
         self._snapshot = snapshot
         self._rules = rules
         self._k = k
@@ -144,6 +149,9 @@ class PackedSlates:
         if seeds is None:
             seeds = np.frombuffer(os.urandom(8 * len(columns)), np.uint64).copy()
         filled, position = self._fill(parameters, read, table, modes, counts, sizes, seeds)
+        if self._shadows is not None:
+            offered = ShadowedSlates(self._shadows, parameters, queries.request_ids)
+            _offer(offered, columns, numbers, read, filled, sizes, modes)
         return self._answer(
             queries, columns, parameters, numbers, read, table, modes, sizes, seeds, filled, position
         )
@@ -326,6 +334,31 @@ def _numbers(
     except Refused:
         dictionary.forget(len(queries.dictionary))
         raise
+
+
+def _offer(
+    offered: ShadowedSlates,
+    columns: Queries,
+    numbers: Int32,
+    read: _Read,
+    filled: _Filled,
+    sizes: Int64,
+    modes: npt.NDArray[np.uint8],
+) -> None:
+    """Let shadow policies look at the slates."""
+    for slate in offered.chosen(np.flatnonzero(sizes)):
+        first_item = int(columns.item_ends[slate - 1]) if slate else 0
+        first_kept = int(read.kept_ends[slate - 1]) if slate else 0
+        to = int(filled.ends[slate])
+        entries = slice(to - int(sizes[slate]), to)
+        offered.take(
+            slate,
+            items=read.kept[first_kept : int(read.kept_ends[slate])],
+            user=read.context(slate),
+            shown=numbers[first_item + filled.candidates[entries]],
+            propensity=filled.numbers[3, entries],
+            mode=int(modes[slate]),
+        )
 
 
 def _refusal(columns: Queries, read: _Read, modes: npt.NDArray[np.uint8], slate: int) -> Refused:

@@ -38,7 +38,7 @@ from server.snapshot import Parameters
 MAX_QUEUED_CELLS = 400_000  # candidates times clusters of all slates that wait to be scored; some 25 bytes each
 _LOOK_S = 0.5
 _REST = 3.0  # times what the thread has worked: it takes a quarter of a processor at most, whatever the traffic
-OUTCOMES = ("closed", "evicted", "repeated", "dropped", "failed")
+OUTCOMES = ("closed", "evicted", "repeated", "dropped", "failed", "unnamed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +148,10 @@ class Shadows:
     def clicked(self, clicks: Iterable[events_pb2.Click]) -> None:
         """Take note of accepted clicks; most are of other requests."""
         self._pending.clicked(clicks, self._clock_ms())
+
+    def unnamed(self, slates: int) -> None:
+        """Take note of slates that nobody can tell clicks for, as their caller gave them no request ids."""
+        self._count("unnamed", slates)
 
     def passed_over(self, records: int) -> None:
         """Take note of records of clicks that could not be read."""

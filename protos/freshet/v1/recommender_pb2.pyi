@@ -415,6 +415,7 @@ class PackedQueries(_message.Message):
     SEEDS_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     GRAPH_VERSION_FIELD_NUMBER: _builtins.int
+    REQUEST_IDS_FIELD_NUMBER: _builtins.int
     items: _builtins.bytes
     """int32 each, candidates: numbers within the dictionary, or of the graph if `graph_version` is set. Distinct within a
     slate. At most 100,000.
@@ -448,6 +449,12 @@ class PackedQueries(_message.Message):
         in which ids were added. At most 100,000 in all: of the call, or of the stream.
         """
 
+    @_builtins.property
+    def request_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Under which the slates' impressions and clicks will be sent: one a slate, 1 to 256 bytes each, or none. The server
+        makes none up; shadow policies can follow those slates alone that have one.
+        """
+
     def __init__(
         self,
         *,
@@ -463,10 +470,11 @@ class PackedQueries(_message.Message):
         seeds: _builtins.bytes = ...,
         surface: _builtins.str = ...,
         graph_version: _builtins.str = ...,
+        request_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_counts", b"cluster_counts", "cluster_ids", b"cluster_ids", "dictionary", b"dictionary", "embeddings", b"embeddings", "graph_version", b"graph_version", "item_counts", b"item_counts", "items", b"items", "modes", b"modes", "seeds", b"seeds", "slate_sizes", b"slate_sizes", "surface", b"surface", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_counts", b"cluster_counts", "cluster_ids", b"cluster_ids", "dictionary", b"dictionary", "embeddings", b"embeddings", "graph_version", b"graph_version", "item_counts", b"item_counts", "items", b"items", "modes", b"modes", "request_ids", b"request_ids", "seeds", b"seeds", "slate_sizes", b"slate_sizes", "surface", b"surface", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

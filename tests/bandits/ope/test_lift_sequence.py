@@ -28,7 +28,7 @@ def missed(interval: tuple[float, float], truth: float) -> bool:
 
 @pytest.mark.parametrize("better", [0.0, 0.3, -0.2])
 def test_an_operator_who_looks_all_the_time_is_misled_no_more_often_than_stated(better: float) -> None:
-    """Over ten looks at a log it misses the truth in at most alpha of the logs; one for a single look more often."""
+    """Over ten looks at a log it misses the truth in at most alpha of the logs; one for a single look does not."""
     rng, alpha, logs = np.random.default_rng(5), 0.2, 150
     ever = ever_normal = 0
     for _ in range(logs):
