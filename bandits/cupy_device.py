@@ -41,6 +41,17 @@ def open_device(cupy: Any = None) -> "Device":
     Raises:
         NoDevice: CuPy is not installed, finds no device or too old a driver, or cannot compile.
     """
+    cupy = find_cupy(cupy)
+    try:
+        return Device(cupy)
+    except DeviceFull as error:
+        raise NoDevice(str(error)) from error
+    except Exception as error:
+        raise DeviceUnusable(f"the device cannot be used: {_one_line(error)}") from error
+
+
+def find_cupy(cupy: Any = None) -> Any:
+    """The module `cupy`, which finds a device; arguments and errors as of `open_device`, nothing is compiled."""
     if cupy is None:
         cupy = _installed()
     try:
@@ -49,12 +60,7 @@ def open_device(cupy: Any = None) -> "Device":
         raise NoDevice(f"CuPy finds no device: {_one_line(error)}") from error
     if count == 0:
         raise NoDevice("CuPy finds no device")
-    try:
-        return Device(cupy)
-    except DeviceFull as error:
-        raise NoDevice(str(error)) from error
-    except Exception as error:
-        raise DeviceUnusable(f"the device cannot be used: {_one_line(error)}") from error
+    return cupy
 
 
 def _installed() -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -40,6 +40,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--sample", default=0, type=click.IntRange(0), help="Users to cluster; 0 = 50 a cluster.")
 @click.option("--iterations", default=10, show_default=True, type=click.IntRange(1, 1_000), help="Of k-means.")
 @click.option(
+    "--k-means",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "faiss", "cupy"]),
+    help="auto = CuPy where it finds a GPU, else faiss; each gives the same bytes for the same seed.",
+)
+@click.option(
     "--clusters-per-user", "k", default=10, show_default=True, type=click.IntRange(1, 64), help="K of the report."
 )
 @click.option(
@@ -70,6 +77,7 @@ def build_graph(
     seed: int,
     sample: int,
     iterations: int,
+    k_means: Literal["auto", "faiss", "cupy"],
     k: int,
     inherit_from: Path | None,
     old_users: Path | None,
@@ -97,7 +105,9 @@ def build_graph(
     def stage(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         return rows_progress(total, label, quiet=as_json)
 
-    settings = ClusterSettings(n_clusters=n_clusters, seed=seed, iterations=iterations, sample=sample)
+    settings = ClusterSettings(
+        n_clusters=n_clusters, seed=seed, iterations=iterations, sample=sample, library=k_means
+    )
     try:
         if out.exists() or not out.absolute().parent.is_dir():
             raise CorpusError(f"{out}: expected a new directory in one that exists")
