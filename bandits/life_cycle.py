@@ -166,6 +166,8 @@ class Bounds:
         n, first, lane = max(1, len(of)), np.count_nonzero(of == FIRST_POOL), np.count_nonzero(of == LANE_POOL)
         explored = min(explore_share, 1.0 - share) if first else explore_share
         first_share = share + explored * first / n if first else 0.0
+        if not explored:
+            of[of == LANE_POOL] = 0
         return Pools(of, (first_share, explored * lane / n))
 
 

@@ -309,6 +309,8 @@ class App:
             from server.lane.warm_up import compile_calls
 
             compile_calls(self._serving)  # where no graph is known yet
+            if self._exploration:
+                self._exploration.warm_up(self._rules.current.slate)
         parameters = self.snapshot.current
         if parameters is None or parameters.graph.n_clusters == 0:
             return

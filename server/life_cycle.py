@@ -109,7 +109,15 @@ class Exploration(Collector):
             return slate, position, mode, None
         reading = parameters.gather(items, context)
         bounds = self.bounds(parameters.graph, items, context, reading.sums)
-        slate = fill_slate(reading.sums, mode=mode, slate_size=slate_size, seed=seed, rules=rules, bounds=bounds)
+        slate = fill_slate(
+            reading.sums,
+            mode=mode,
+            slate_size=slate_size,
+            seed=seed,
+            rules=rules,
+            bounds=bounds,
+            compiles=parameters.compiles,
+        )
         self._spend(surface, slate.exploring or 0, slate.first)
         if self._first:
             chosen = slate.chosen
@@ -183,6 +191,14 @@ class Exploration(Collector):
         if self._rules.closes_lane:
             return True
         return self._first is not None and self._first.may_be_owed(graph, items) is not None
+
+    def warm_up(self, rules: SlateRules) -> None:
+        """Compile what fills bounded slates, or read it from the cache on disk, before the first caller comes."""
+        one = np.ones((1, 1))
+        keys, edge = np.zeros(1, np.uint64), np.ones((1, 1), np.bool_)
+        sums = CandidateSums(one[0], edge, one, one, one, one[0], one[0], keys)
+        bounds = Bounds(self._rules)
+        fill_slate(sums, mode="exploit", slate_size=1, seed=0, rules=rules, bounds=bounds, compiles=True)
 
     def look(self, parameters: Parameters) -> None:
         """Count items by state and the impressions of clusters; O(edges), so it rests in between."""

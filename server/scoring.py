@@ -12,7 +12,9 @@ import numpy as np
 
 from bandits.context import Context
 from bandits.drawn_propensity import propensity_over_draws
+from bandits.draws import COARSE_QUANTILES
 from bandits.graph import Int32
+from bandits.hashing import UInt64
 from bandits.life_cycle import FIRST_POOL, IN_LANE, Bounds, has_lane, settled
 from bandits.policies import (
     DRAWN_MODES,
@@ -25,7 +27,7 @@ from bandits.policies import (
     redraw,
     score,
 )
-from bandits.reserved_slots import pick_reserved, placement_reserved
+from bandits.reserved_slots import Pools, ReservedSlate, pick_reserved, placement_reserved
 from bandits.slates import Int64, pick
 from server.limits import MAX_REDRAWN_SCORES, SENT_INFINITY
 
@@ -109,6 +111,7 @@ def fill_slate(
     seed: int,
     rules: SlateRules,
     bounds: Bounds | None = None,
+    compiles: bool = False,
 ) -> FilledSlate:
     """Score candidates and pick a slate of them.
 
@@ -119,10 +122,12 @@ def fill_slate(
         seed: 0 <= seed < 2^64.
         rules: how.
         bounds: who may be explored; None = everybody.
+        compiles: whether slates under bounds are picked by compiled loops, where the mode has them.
     """
     scores = score(mode, sums, rules.policy, seed)
     if bounds is not None:
-        return _fill_bounded(sums, scores, bounds, mode=mode, slate_size=slate_size, seed=seed, rules=rules)
+        policy = rules.compiled.get(mode) if compiles else None
+        return _fill_bounded(sums, scores, bounds, policy, mode=mode, slate_size=slate_size, seed=seed, rules=rules)
     explore_share = rules.share_of(mode)
     slate = pick(
         scores.score,
@@ -153,6 +158,7 @@ def _fill_bounded(
     sums: CandidateSums,
     scores: Scores,
     bounds: Bounds,
+    policy: "CompiledPolicy | None",
     *,
     mode: str,
     slate_size: int,
@@ -163,23 +169,57 @@ def _fill_bounded(
     pools = bounds.pools(states, rules.share_of(mode))
     if bounds.rules.closes_lane:
         scores = settled(mode, scores, states)
-    slate = pick_reserved(
-        scores.score, keys=sums.keys, slate_size=slate_size, top_m=rules.top_m, pools=pools, seed=seed
-    )
-    chosen, propensity = slate.chosen, slate.propensity
-    estimated = mode in DRAWN_MODES
-    if estimated and len(chosen):
-        count = rules.draws_for(len(sums.keys))
-        redraws = np.where(states == IN_LANE, redraw(mode, sums, rules.policy, seed, count), scores.mean)
-        placed = placement_reserved(redraws, chosen, top_m=rules.top_m, pools=pools)
-        propensity = (propensity + placed.sum(axis=0)) / (count + 1)
+    draws = rules.draws_for(len(sums.keys))
+    if policy is not None and len(sums.keys):
+        spread = np.where(states == IN_LANE, scores.width, 0.0)
+        slate = _picked(scores, spread, sums.keys, pools, policy, slate_size=slate_size, seed=seed, redraws=draws)
+    else:
+        slate = pick_reserved(
+            scores.score, keys=sums.keys, slate_size=slate_size, top_m=rules.top_m, pools=pools, seed=seed
+        )
+        if mode in DRAWN_MODES and len(slate.chosen):
+            redraws = np.where(states == IN_LANE, redraw(mode, sums, rules.policy, seed, draws), scores.mean)
+            placed = placement_reserved(redraws, slate.chosen, top_m=rules.top_m, pools=pools)
+            slate = replace(slate, propensity=(slate.propensity + placed.sum(axis=0)) / (draws + 1))
     explored = slate.drawn > 0
-    exploring = explored | (states[chosen] == IN_LANE) if has_lane(mode) else explored
+    exploring = explored | (states[slate.chosen] == IN_LANE) if has_lane(mode) else explored
     return replace(
-        _filled(scores, chosen, propensity, explored, estimated=estimated),
+        _filled(scores, slate.chosen, slate.propensity, explored, estimated=mode in DRAWN_MODES),
         exploring=int(np.count_nonzero(exploring)),
         first=int(np.count_nonzero(slate.drawn == FIRST_POOL)),
     )
+
+
+def _picked(
+    scores: Scores,
+    spread: Float64,
+    keys: UInt64,
+    pools: Pools,
+    policy: "CompiledPolicy",
+    *,
+    slate_size: int,
+    seed: int,
+    redraws: int,
+) -> ReservedSlate:
+    """As `pick_reserved` and the redraws of its scores by `spread`, in one compiled call."""
+    from bandits.numba_reserved import fill_reserved
+
+    n = len(keys)
+    chosen, propensity, drawn = fill_reserved(
+        np.ascontiguousarray(scores.score),
+        np.ascontiguousarray(scores.mean),
+        spread,
+        np.ascontiguousarray(keys),
+        pools.of,
+        np.array(pools.shares),
+        policy.row,
+        COARSE_QUANTILES,
+        np.uint64(seed),
+        min(slate_size, n),
+        min(policy.top_m, n),
+        redraws,
+    )
+    return ReservedSlate(chosen, propensity, drawn)
 
 
 def _filled(scores: Scores, chosen: Int64, propensity: Float64, explored: Bool, *, estimated: bool) -> FilledSlate:

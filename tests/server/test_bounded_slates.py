@@ -58,7 +58,7 @@ def test_propensities_are_frequencies_in_every_mode(mode, explore_share, top_m, 
     """How often an item lands at a position is what the slate says, with items outside the lane and owed ones."""
     rules = rules_of(explore_share=explore_share, top_m=top_m)
     bounds = Bounds(LifeCycle(max_item_impressions=22, first_impressions=20, first_share=0.2), owed=owed)
-    draws = 600
+    draws = 400
     seen, said = np.zeros((N, 3)), np.zeros((N, 3))
     for seed in range(draws):
         slate = filled(mode, bounds, rules, seed=seed)
@@ -127,6 +127,26 @@ def test_what_is_explored_is_counted_for_the_budget():
     for seed in range(50):
         slate = filled("epsilon_greedy", bounds, rules_of(), seed=seed)
         assert slate.exploring == slate.explored.sum()
+
+
+@pytest.mark.parametrize("mode", [*MODES, "thompson", "beta_thompson", "randomized_ucb"])
+def test_compiled_loops_change_nothing(mode):
+    """The same slate as by the definition, in every mode, with numbers that differ by rounding alone."""
+    rules = rules_of(explore_share=0.2, top_m=2)
+    bounds = Bounds(LifeCycle(max_item_impressions=22, first_impressions=20, first_share=0.2), owed=OWED)
+    for seed in range(15):
+        plain = filled(mode, bounds, rules, seed=seed)
+        compiled = fill_slate(
+            candidates(), mode=mode, slate_size=3, seed=seed, rules=rules, bounds=bounds, compiles=True
+        )
+        assert (compiled.chosen == plain.chosen).all()
+        assert (compiled.explored == plain.explored).all()
+        assert compiled.propensity == pytest.approx(plain.propensity, rel=1e-9)
+        assert (compiled.exploring, compiled.first, compiled.estimated) == (
+            plain.exploring,
+            plain.first,
+            plain.estimated,
+        )
 
 
 def test_nothing_to_fill_is_an_empty_slate():
