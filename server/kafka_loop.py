@@ -24,7 +24,7 @@ from server.errors import Refused
 from server.kafka_follower import ParameterFollower
 from server.kafka_producer import FeedbackProducer
 from server.logs import make_logger
-from streams.artifact_dir import load_version
+from streams.artifact_dir import Artifacts, NoArtifact
 from streams.change import Change
 from streams.embedded import LoopFailed, LoopLimits, LoopStatus, QueueFull
 from streams.graph_switching import GraphSwitch
@@ -194,12 +194,9 @@ class KafkaLoop:
             if not wanted or self._graph_dir is None:
                 continue
             try:
-                graph = load_version(self._graph_dir, wanted)
-            except (ValueError, OSError) as error:
-                graph, reason = None, str(error)
-            else:
-                reason = f"graph_dir has no artifact of version {wanted}"
-            if graph is None:
+                graph = Artifacts([self._graph_dir]).graph(wanted)
+            except (NoArtifact, ValueError, OSError) as error:
+                reason = str(error)
                 if told != reason:
                     self._log.error("workers learn under another graph", reason=reason)
                     told = reason

@@ -3,11 +3,14 @@
 Invariant: an artifact counts by its files as they are: one that was refused is tried again when they have changed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bandits.artifact import MANIFEST, DamagedGraph, load_graph, read_manifest
 from bandits.graph import Graph
+from streams.overlap_folder import DamagedOverlap, StoredOverlap, load_overlap, overlap_name
 
+OVERLAP = "overlap"  # folder within an artifact: the map that sums are inherited through
 _MAX_ARTIFACTS = 10_000  # of one look
 
 Signature = tuple[tuple[str, int, int], ...]
@@ -27,21 +30,87 @@ def artifacts(directory: Path) -> list[tuple[str, Signature]]:
     return [(name, _signature(directory / name)) for _, name in sorted(found, reverse=True)]
 
 
-def load_version(directory: Path, version: str) -> Graph | None:
-    """The graph of a version, None if no artifact there has it.
+class NoArtifact(LookupError):
+    """No folder has what is looked for; the message names the folders."""
 
-    Raises:
-        DamagedGraph: the one that has it is damaged.
-        OSError: the directory cannot be read.
+
+class Artifacts:
+    """Finds graphs by version and overlap maps by name.
+
+    Args:
+        folders: each an artifact, or a directory that holds some; those that do not exist are passed over.
     """
-    for name, _ in artifacts(directory):
-        try:
-            found = read_manifest(directory / name).version
-        except DamagedGraph:
-            continue
-        if found == version:
-            return load_graph(directory / name)
-    return None
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
+
+    def first(self) -> Graph:
+        """The artifact that is named first, or the newest of the directory that is.
+
+        Raises:
+            NoArtifact: there is none.
+            DamagedGraph: it is damaged.
+            OSError: a directory cannot be read.
+        """
+        for folder in self._all():
+            return load_graph(folder)
+        for folder in self._folders:
+            return load_graph(folder)  # says what is wrong with it
+        raise NoArtifact("expected the artifact that the workers learn under, got none")
+
+    def folder(self, version: str) -> Path:
+        """Where the artifact of a version lies.
+
+        Raises:
+            NoArtifact: nowhere.
+            OSError: a directory cannot be read.
+        """
+        for folder in self._all():
+            try:
+                if read_manifest(folder).version == version:
+                    return folder
+            except DamagedGraph:
+                continue
+        raise NoArtifact(f"no artifact of graph {version} in {self._named()}")
+
+    def graph(self, version: str) -> Graph:
+        """The graph of a version.
+
+        Raises:
+            NoArtifact: there is none.
+            DamagedGraph: the artifact that has it is damaged.
+            OSError: a directory cannot be read.
+        """
+        return load_graph(self.folder(version))
+
+    def overlap(self, name: str) -> StoredOverlap:
+        """The overlap map of a name: within an artifact, or beside artifacts.
+
+        Raises:
+            NoArtifact: there is none.
+            DamagedOverlap: it is damaged.
+            OSError: a directory cannot be read.
+        """
+        beside = (folder for parent in self._folders if parent.is_dir() for folder in parent.iterdir())
+        for folder in (*(folder / OVERLAP for folder in self._all()), *beside):
+            try:
+                if overlap_name(folder) == name:
+                    return load_overlap(folder)
+            except DamagedOverlap:
+                continue
+        raise NoArtifact(f"no overlap map {name} in {self._named()}")
+
+    def _all(self) -> list[Path]:
+        found: list[Path] = []
+        for folder in self._folders:
+            if (folder / MANIFEST).is_file():
+                found.append(folder)
+            elif folder.is_dir():
+                found += [folder / name for name, _ in artifacts(folder)]
+        return found
+
+    def _named(self) -> str:
+        return ", ".join(map(str, self._folders))
 
 
 class NewestGraph:
@@ -54,7 +123,7 @@ class NewestGraph:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._before: tuple[str, Signature] | None = None
-        self._refused: dict[str, Signature] = {}
+        self._handled: tuple[str, Signature] | None = None
 
     def first(self) -> Graph | None:
         """The newest that can be loaded.
@@ -62,15 +131,16 @@ class NewestGraph:
         Raises:
             OSError: the directory cannot be read.
         """
-        for name, signature in artifacts(self._directory):
+        for found in artifacts(self._directory):
+            self._handled = self._handled or found
             try:
-                return load_graph(self._directory / name)
+                return load_graph(self._directory / found[0])
             except DamagedGraph:
-                self._refused[name] = signature
+                continue
         return None
 
-    def look(self, in_force: str) -> Graph | None:
-        """The newest if it is another version than the one in force and its files have not changed since last time.
+    def look(self) -> tuple[Path, Graph] | None:
+        """The newest and its folder, once: when it is another than before, and its files no longer change.
 
         Raises:
             DamagedGraph: it is damaged; told once.
@@ -78,16 +148,11 @@ class NewestGraph:
         """
         newest = next(iter(artifacts(self._directory)), None)
         before, self._before = self._before, newest
-        if newest is None or newest != before or self._refused.get(newest[0]) == newest[1]:
+        if newest is None or newest != before or newest == self._handled:
             return None
-        name, signature = newest
-        try:
-            if read_manifest(self._directory / name).version == in_force:
-                return None
-            return load_graph(self._directory / name)
-        except DamagedGraph:
-            self._refused[name] = signature
-            raise
+        self._handled = newest
+        folder = self._directory / newest[0]
+        return folder, load_graph(folder)
 
 
 def _signature(folder: Path) -> Signature:

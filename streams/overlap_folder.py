@@ -37,11 +37,13 @@ class StoredOverlap:
         overlap: the map.
         old: name of the old clusters, as `clusters_name` gives it.
         new: name of the new clusters.
+        name: of the map itself: the sha256 of its manifest; empty where it does not come from a directory.
     """
 
     overlap: OverlapMap
     old: str
     new: str
+    name: str = ""
 
     def check(self, old: Graph, new: Graph) -> None:
         """Raise ValueError unless the map is between the clusters of these graphs."""
@@ -120,7 +122,16 @@ def load_overlap(directory: Path) -> StoredOverlap:
     whole = np.add.reduceat(np.append(overlap.share, 0), ptr[:-1])[sizes > 0] if len(ptr) > 1 else sizes
     if (whole != 1 << SHARE_BITS).any():
         raise DamagedOverlap(f"{directory}: expected shares that add up to 1, got others")
-    return StoredOverlap(overlap, body["old"], body["new"])
+    return StoredOverlap(overlap, body["old"], body["new"], _checksum(body))
+
+
+def overlap_name(directory: Path) -> str:
+    """The name of the map in a directory, its arrays not looked at.
+
+    Raises:
+        DamagedOverlap: there is no manifest, or it is damaged.
+    """
+    return _checksum(_manifest(directory))
 
 
 def _manifest(directory: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import click
 
 from server.commands.backend_choice import chosen_backend
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
+from streams.artifact_dir import Artifacts, NoArtifact
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -20,18 +21,22 @@ def events_prefix_option(function: Function) -> Function:
     return click.option("--events-prefix", default="", help=text)(function)
 
 
-def kafka_options(what: str, *, name: str = "--kafka") -> Callable[[Function], Function]:
+def kafka_options(
+    what: str, *, name: str = "--kafka", graph: str = "Graph of the workers.", several: bool = False
+) -> Callable[[Function], Function]:
     """Options that name the topics.
 
     Args:
         what: help of the option that names the brokers.
         name: of that option.
+        graph: help of the option that names the graph.
+        several: whether it may be given more than once.
     """
     options = (
         click.option(name, "bootstrap", metavar="HOST:PORT", help=what),
         click.option("--prefix", default="freshet", show_default=True, help="First part of the topics' names."),
         events_prefix_option,
-        click.option("--graph", type=click.Path(path_type=Path), help="Graph of the workers."),
+        click.option("--graph", type=click.Path(path_type=Path), multiple=several, help=graph),
         click.option("--config", type=click.Path(path_type=Path), help="TOML file with the workers' join rule."),
     )
 
@@ -47,26 +52,33 @@ def on_topics(
     read: Callable[..., Coroutine[Any, Any, Result]],
     bootstrap: str | None,
     prefixes: tuple[str, str],
-    graph: Path | None,
+    artifacts: Artifacts,
     config: Path | None,
     backend: str,
     progress: Callable[[int], None],
 ) -> Result:
-    """Run a reader of the topics, and end the command with one sentence where that cannot be done."""
+    """Run a reader of the topics, and end the command with one sentence where that cannot be done.
+
+    Args:
+        read: is given the first graph.
+        bootstrap: host:port of brokers.
+        prefixes: first parts of the topics' names.
+        artifacts: what `--graph` names.
+        config: settings file.
+        backend: of the sums.
+        progress: told how far it is.
+    """
     from aiokafka.errors import KafkaError
 
-    from bandits.artifact import DamagedGraph, load_graph
     from server.settings import SettingsError, load_settings
     from streams.outcome_codec import LedgerError
     from streams.topics import TopicNames
 
-    if graph is None:
-        fail("--graph: expected the artifact that the workers learn under, got none", code=BAD_INPUT)
     try:
         rule = load_settings(config).join.rule()
-        names, loaded = TopicNames(*prefixes), load_graph(graph)
-    except (SettingsError, DamagedGraph, ValueError) as error:
-        fail(str(error), code=BAD_INPUT)
+        names, loaded = TopicNames(*prefixes), artifacts.first()
+    except (SettingsError, NoArtifact, ValueError) as error:  # a damaged graph is one
+        fail(f"--graph: {error}" if isinstance(error, NoArtifact) else str(error), code=BAD_INPUT)
     try:
         return asyncio.run(
             read(
@@ -78,6 +90,8 @@ def on_topics(
                 progress=progress,
             )
         )
+    except NoArtifact as error:
+        fail(f"--graph: {error}", code=BAD_INPUT)
     except LedgerError as error:
         fail(f"{names.outcomes}: {error}", code=NOT_RUNNING)
     except (KafkaError, OSError) as error:

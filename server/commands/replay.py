@@ -128,11 +128,14 @@ def _from_kafka(
     from bandits.sums import state_hash
     from server.commands.kafka_topics import on_topics
     from server.commands.output import print_json, rows_progress
+    from streams.artifact_dir import Artifacts
     from streams.kafka.verify_topics import fold_sources
 
     with rows_progress(None, "replaying", quiet=as_json) as progress:
         began = time.perf_counter()
-        folded = on_topics(fold_sources, bootstrap, prefixes, graph, config, backend, progress)
+        folded = on_topics(
+            fold_sources, bootstrap, prefixes, Artifacts([graph] if graph else []), config, backend, progress
+        )
         seconds = time.perf_counter() - began
     report = {
         "rows": folded.rows,

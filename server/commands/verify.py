@@ -1,6 +1,7 @@
 """`freshet verify`: recompute a store from its ledger and source log, and compare bit for bit."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
@@ -11,7 +12,11 @@ from server.commands.kafka_topics import kafka_options
 
 @click.command()
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data directory of an embedded server.")
-@kafka_options("Check the topics of these brokers instead.")
+@kafka_options(
+    "Check the topics of these brokers instead.",
+    graph="Graph of the workers, or a directory of graphs; repeat it until all that the ledger names are there.",
+    several=True,
+)
 @backend_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify(
@@ -19,7 +24,7 @@ def verify(
     bootstrap: str | None,
     prefix: str,
     events_prefix: str,
-    graph: Path | None,
+    graph: tuple[Path, ...],
     config: Path | None,
     backend: str,
     as_json: bool,
@@ -39,9 +44,12 @@ def verify(
         fail("expected --data-dir or --kafka, one of them", code=2)
     with rows_progress(None, "verifying", quiet=as_json) as progress:
         if data_dir is None:
+            from streams.artifact_dir import Artifacts
             from streams.kafka.verify_topics import verify_topics
 
-            result = on_topics(verify_topics, bootstrap, (prefix, events_prefix), graph, config, backend, progress)
+            artifacts = Artifacts(graph)
+            read = partial(verify_topics, artifacts=artifacts)
+            result = on_topics(read, bootstrap, (prefix, events_prefix), artifacts, config, backend, progress)
         else:
             try:
                 result = verify_store(

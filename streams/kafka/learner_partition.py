@@ -2,26 +2,34 @@
 
 Its records are folded, written and published in rounds with those of the worker's other learner partitions
 (`learner_rounds`).
+
+Invariant: which graph it is under is what the marks of its ledger say, and nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import structlog
 from faust.types import TP
 
+from bandits.learner import Learner
 from bandits.sums import Int32
 from freshet.v1 import kafka_state_pb2, parameters_pb2
 from streams.kafka.catalogue import Edited, edited_by, mark_of
+from streams.kafka.graph_marks import changes, graph_mark_of
+from streams.kafka.graph_shelf import GraphShelf
 from streams.kafka.ledger import decode_delivery
 from streams.kafka.partition import Partition, Surroundings
+from streams.kafka.partition_move import move_partition
 from streams.kafka.shared_sums import SharedSums
 from streams.outcome_codec import Message, parse_record
-from streams.row_codec import encode_rows
+from streams.row_codec import decode_rows, encode_rows, place_rows
 from streams.store import HEAD, ROW, Batch, Store
 
 EDITED = b"E"  # of an item: how the catalogue has changed it
+GONE = b"T"  # of an item whose row is gone: the topic may have it still
+_MAX_PAST_GRAPHS = 64
 
 log = structlog.get_logger("freshet.kafka")
 
@@ -32,21 +40,28 @@ class LearnerPartition(Partition):
     Args:
         number: of the partition.
         around: what all partitions of the worker share.
-        shared: the sums.
+        shelf: the graphs to be under.
 
     Raises:
         StoreError: the store cannot be used.
     """
 
-    def __init__(self, number: int, around: Surroundings, shared: SharedSums) -> None:
+    def __init__(self, number: int, around: Surroundings, shelf: GraphShelf) -> None:
         self.number = number
         self.ledger = TP(around.names.outcomes, number)
         super().__init__(around, [self.ledger])
-        self.shared = shared
-        shared.clear(number)
+        self.shelf = shelf
         self.store = Store(folder_of(around.settings.data_dir, number))
         self.head = kafka_state_pb2.LearnerHead.FromString(self.store.get(HEAD, b"") or b"")
-        self.learner = shared.learner()
+        self.shared, self.learner = self._enter(shelf.sums_of(shelf.wanted.version, number))
+        self.switched_at = 0
+        self.announced_at = 0  # the switch that the parameters topic has been told of
+        self.past_graphs: list[str] = []
+        self.gone: set[str] = set()  # rows that are to be taken out of the parameters topic
+        self.ahead: dict[int, dict[str, bytes]] = {}  # rows of later graphs, by the position of their switch
+        self._left: list[str] = []  # no longer changed by the catalogue
+        self._told: list[str] = []  # of rows that are gone: the topic has them no longer
+        self._trial = kafka_state_pb2.GraphMark()
         self.catalogue_positions: dict[int, int] = {}
         self._marks: dict[str, Edited] = {}  # read, and to be applied before the next facts
         self.joiner_epochs: dict[int, int] = {}
@@ -67,10 +82,25 @@ class LearnerPartition(Partition):
     def batch(self, names: list[str], rows: list[bytes]) -> Batch:
         """Rows, and a head that says what they include, to be written to the store."""
         batch = Batch()
+        back = self.gone.intersection(names)
+        self.gone -= back
+        for name in self._left:
+            batch.delete(EDITED, name.encode())
+        for name in (*self._told, *back):
+            batch.delete(GONE, name.encode())
+        for name in self.gone:
+            batch.delete(ROW, name.encode())
+            batch.put(GONE, name.encode(), b"")
+        self._left, self._told = [], []
         self._put_rows(batch, names, rows)
         self.head.mark.CopyFrom(self.mark())
         batch.put(HEAD, b"", self.head.SerializeToString())
         return batch
+
+    def told(self, gone: Iterable[str]) -> None:
+        """Note that the topic has no rows of these items any longer; the store forgets it with the next batch."""
+        self._told += gone
+        self.gone.difference_update(gone)
 
     def write_rows(self, items: Int32) -> None:
         """Write the rows of some items while restoring, before there is a head that counts them."""
@@ -95,6 +125,13 @@ class LearnerPartition(Partition):
             facts_applied=learner.facts_applied,
             facts_unknown=learner.facts_unknown,
             catalogue_positions=self.catalogue_positions,
+            switched_at=self.switched_at,
+            past_graphs=self.past_graphs,
+            worker=self.around.settings.name,
+            trial_partition=self._trial.partition,
+            trial_offset=self._trial.offset,
+            trial_version=self._trial.version,
+            refusal=self._trial.refusal,
         )
 
     def take_mark(self, mark: parameters_pb2.PartitionMark) -> None:
@@ -105,6 +142,20 @@ class LearnerPartition(Partition):
         learner.facts_applied, learner.facts_unknown = mark.facts_applied, mark.facts_unknown
         self.joiner_epochs = dict(mark.joiner_epochs)
         self.catalogue_positions = dict(mark.catalogue_positions)
+        self.switched_at, self.past_graphs = mark.switched_at, list(mark.past_graphs)
+
+    @property
+    def version(self) -> str:
+        """Of the artifact that it is under."""
+        return self.shared.base_version
+
+    def go_under(self, shared: SharedSums) -> None:
+        """Come under other sums, in which nothing of this partition is; what was learned so far is left behind."""
+        before = self.learner
+        self.shared.leave(before, self.number)
+        self.shared, self.learner = self._enter(shared)
+        for name in ("position", "applied", "facts_applied", "facts_unknown", "batches_repeated"):
+            setattr(self.learner, name, getattr(before, name))
 
     def jump(self, tp: TP, offset: int) -> None:
         """Leave a gap in the ledger."""
@@ -113,8 +164,7 @@ class LearnerPartition(Partition):
     def close(self) -> None:
         """Close the store, forget the rows."""
         self.store.close()
-        self.shared.clear(self.number)
-        self.shared.leave(self.learner)
+        self.shared.leave(self.learner, self.number)
 
     def admit(self, value: bytes, offset: int) -> Message | None:
         """A ledger record that counts, fences among them; None for late writes of replaced owners, and damage."""
@@ -134,14 +184,18 @@ class LearnerPartition(Partition):
         return bool(self._marks)
 
     def take_fence(self, value: bytes, offset: int) -> Int32:
-        """Note the mark of the catalogue that a fence may hold; what was folded before lies before it.
+        """Take the mark of an item or of a graph that a fence may hold; what was folded before lies before it.
 
         Returns:
-            Numbers of the items that had to be attached at once, int32.
+            Numbers of the items whose rows changed at once, int32, under the graph that is in force then.
         """
         none = np.empty(0, np.int32)
         try:
-            mark = mark_of(decode_delivery(value), self.shared.graph)
+            delivery = decode_delivery(value)
+            graph_mark = graph_mark_of(delivery)
+            if graph_mark is not None:
+                return self._take_graph(graph_mark, offset)
+            mark = mark_of(delivery, self.shared.graph)
         except ValueError as error:
             self.skip(offset, error)
             return none
@@ -162,10 +216,49 @@ class LearnerPartition(Partition):
             return np.empty(0, np.int32)
         items, self._marks = self._marks, {}
         position = max(one.at for one in items.values())
-        numbers = self.shared.edit(items, position=position)
+        numbers = self.shared.edit(items, number=self.number, position=position)
         # A row that changed in this way alone must be published as well.
         self.shared.row_position[numbers] = np.maximum(self.shared.row_position[numbers], position)
         return numbers
+
+    def _take_graph(self, mark: kafka_state_pb2.GraphMark, offset: int) -> Int32:
+        """Go on under the artifact of a mark, which the shelf has.
+
+        Raises:
+            ValueError: its overlap map is not between the clusters of both.
+        """
+        none = np.empty(0, np.int32)
+        if mark.asked:
+            if mark.offset < self.catalogue_positions.get(mark.partition, 0):
+                return none  # repeated
+            self.catalogue_positions[mark.partition] = mark.offset + 1
+        if mark.trial:
+            self._trial = mark
+        if not changes(mark, self.version):
+            return none
+        self.attach()
+        old, new = self.shared, self.shelf.sums_of(mark.version, self.number)
+        overlap = self.shelf.overlap(mark.overlap, old.graph, new.graph)
+        left = move_partition(self.number, old, new, at=offset + 1, overlap=overlap)
+        self.past_graphs = [*self.past_graphs, self.version][-_MAX_PAST_GRAPHS:]
+        self.go_under(new)
+        self.switched_at = offset + 1
+        self.gone.update(left.rows)
+        self._left += left.edited
+        self._place_ahead()
+        log.info("another graph", partition=self.number, version=mark.version, rows_gone=len(left.rows))
+        items = self.shared.items_of(self.number)
+        return items[self.shared.row_position[items] > 0]
+
+    def _place_ahead(self) -> None:
+        """Rows that an owner before published under this graph, and that the ledger has only now come to."""
+        rows = self.ahead.pop(self.switched_at, {})
+        if rows:
+            decoded = decode_rows([*rows], [*rows.values()])
+            place_rows(self.shared.graph, decoded, self.shared.sums, self.shared.row_position)
+
+    def _enter(self, shared: SharedSums) -> tuple[SharedSums, Learner]:
+        return shared, shared.learner(self.number)
 
     def skip(self, offset: int, error: Exception) -> None:
         """Go on without a record: nobody but joiners may write here, and one that does cannot stop the stream."""

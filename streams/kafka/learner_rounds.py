@@ -5,8 +5,9 @@ The commit path of a round:
     1. fold the ledger records of all partitions into the sums with one call, dropping repeats and what replaced
        owners wrote too late
     2. if the last publication is long enough ago: write ONE WriteBatch for each partition, synced, side by side:
-       the rows that changed since, and the head (position, applied sequences, epochs)
-    3. send the same rows of all partitions, each partition's mark last
+       the rows that changed since, and the head (position, applied sequences, epochs, graph)
+    3. send the same rows of all partitions, each partition's mark last; after a switch of graphs an announcement
+       first, and tombstones of rows that are gone
     4. wait until the broker has them
     5. remember the published positions; they are written with the next micro-batch
     6. acknowledge: the positions on disk may be copied to the group
@@ -15,6 +16,8 @@ A crash before 2 has happened never: the ledger is the log, and is folded again 
 published after they are on disk, so nothing published is ahead of what can be restored; and every row says which
 ledger position it includes, so a crash between 2 and 5 leaves just the rows above the published position to be sent
 again.
+
+Before 1, what the graph marks of a round need is loaded: until it can be, nothing is folded.
 """
 
 import time
@@ -26,8 +29,9 @@ from bandits.ledger_run import Delivery, fold_run
 from bandits.sums import Int32
 from streams.failpoints import failpoint
 from streams.kafka.chunk import Chunk
+from streams.kafka.graph_loading import load_marked
 from streams.kafka.learner_partition import LearnerPartition
-from streams.kafka.parameter_rows import MARK_KEY, with_epoch
+from streams.kafka.parameter_rows import MARK_KEY, fence_key, with_epoch
 from streams.kafka.partition import Surroundings
 from streams.kafka.rounds import Rounds
 from streams.kafka.sender import Pair
@@ -36,12 +40,14 @@ from streams.outcome_codec import LedgerError, Message, decode_run
 from streams.row_codec import encode_rows
 from streams.store import Batch
 
-# While more is waiting, publishing takes at most one part in so many of the time, up to a limit. While a whole round
-# waits, whoever follows the rows is behind in any case: rows that change again a moment later are not sent at all.
+# While more is waiting, publishing takes at most one part in so many of the time, up to a limit. While a whole
+# round waits, whoever follows the rows is behind in any case: rows that change again a moment later are not sent
+# at all.
 _SHARE = 3
 _LONGEST_PAUSE_S = 1.0
 
 _Record = tuple[LearnerPartition, int, Message]
+_Changed = tuple[SharedSums, Int32]  # numbers of items under a graph
 
 
 class LearnerRounds(Rounds[LearnerPartition]):
@@ -49,20 +55,18 @@ class LearnerRounds(Rounds[LearnerPartition]):
 
     Args:
         around: what all partitions share.
-        shared: the sums.
     """
 
-    def __init__(self, around: Surroundings, shared: SharedSums) -> None:
+    def __init__(self, around: Surroundings) -> None:
         super().__init__(around)
-        self._shared = shared
-        self._changed: list[Int32] = []
+        self._changed: list[_Changed] = []
         self._published_at_s = 0.0
         self._publishing_took_s = 0.0
 
     async def add(self, partition: LearnerPartition) -> None:
         """Begin to commit a partition; rows that its last owner had not published go out with the next ones."""
         await super().add(partition)
-        self._changed.append(partition.unpublished())
+        self._changed.append((partition.shared, partition.unpublished()))
 
     def due_in_s(self) -> float | None:
         """When the next publication is due."""
@@ -80,7 +84,8 @@ class LearnerRounds(Rounds[LearnerPartition]):
         """Fold a round, publish when it is due; the steps are those of the module's head."""
         # 1. fold
         if taken:
-            self._changed.append(_fold(taken))
+            await load_marked(taken)
+            self._changed += _fold(taken)
             failpoint("learner-folded")
         due_s = self.due_in_s()
         if due_s is not None and due_s <= 0:
@@ -98,10 +103,11 @@ class LearnerRounds(Rounds[LearnerPartition]):
         await self.around.disk.run([lambda pair=pair: _write(*pair) for pair in batches])  # type: ignore[misc]
         failpoint("learner-written")
         # 3. and 4. send and wait
-        pairs: dict[int, list[Pair]] = {}
-        for partition in partitions:
-            mark = (MARK_KEY, partition.head.mark.SerializeToString())
-            pairs[partition.number] = [*with_epoch(*rows.get(partition.number, ([], [])), partition.epoch), mark]
+        gone = {partition.number: sorted(partition.gone) for partition in partitions}
+        pairs = {
+            partition.number: _pairs(partition, *rows.get(partition.number, ([], [])), gone[partition.number])
+            for partition in partitions
+        }
         ends = await self.around.sender.send_batches(self.around.names.parameters, pairs)
         failpoint("learner-published")
         # 5. remember
@@ -110,30 +116,50 @@ class LearnerRounds(Rounds[LearnerPartition]):
             if is_sure:
                 partition.head.parameters_end = ends[partition.number][-1] + 1
             partition.head.published_position = positions[partition.number]
+            partition.announced_at = partition.switched_at
+            partition.told(gone[partition.number])
         failpoint("learner-marked")
 
     def _changed_rows(self) -> dict[int, tuple[list[str], list[bytes]]]:
         """Names and rows of the items that changed since the last publication, by partition."""
-        shared = self._shared
-        items = self._current(np.concatenate([np.empty(0, np.int32), *self._changed]))
-        self._changed = []
-        if not len(items):
-            return {}
-        items = items[np.argsort(shared.partition[items], kind="stable")]
-        rows = encode_rows(shared.graph, shared.sums, shared.row_position, items)
-        names = [shared.graph.item_ids[item] for item in items.tolist()]
-        rows = shared.behind(names, rows)
-        numbers, starts = np.unique(shared.partition[items], return_index=True)
-        ends = [*starts[1:].tolist(), len(items)]
-        places = zip(numbers.tolist(), starts.tolist(), ends, strict=True)
-        return {number: (names[start:end], rows[start:end]) for number, start, end in places}
+        changed, self._changed = self._changed, []
+        rows: dict[int, tuple[list[str], list[bytes]]] = {}
+        for shared in dict.fromkeys(shared for shared, _ in changed):
+            rows |= _rows_of(shared, np.concatenate([items for other, items in changed if other is shared]))
+        return rows
 
-    def _current(self, items: Int32) -> Int32:
-        """Numbers of the same items as of now, each once, ascending."""
-        items, graph = np.unique(items), self._shared.graph
-        if graph.edits is None or graph.edits.live[items].all():
-            return items
-        return np.unique(graph.lookup([graph.item_ids[item] for item in items.tolist()], retired=True))
+
+def _rows_of(shared: SharedSums, items: Int32) -> dict[int, tuple[list[str], list[bytes]]]:
+    items = _current(shared, items)
+    if not len(items):
+        return {}
+    items = items[np.argsort(shared.partition[items], kind="stable")]
+    rows = encode_rows(shared.graph, shared.sums, shared.row_position, items)
+    names = [shared.graph.item_ids[item] for item in items.tolist()]
+    rows = shared.behind(names, rows)
+    numbers, starts = np.unique(shared.partition[items], return_index=True)
+    ends = [*starts[1:].tolist(), len(items)]
+    places = zip(numbers.tolist(), starts.tolist(), ends, strict=True)
+    return {number: (names[start:end], rows[start:end]) for number, start, end in places}
+
+
+def _current(shared: SharedSums, items: Int32) -> Int32:
+    """Numbers of the same items as of now, each once, ascending; without those whose partition has left."""
+    items, graph = np.unique(items), shared.graph
+    if graph.edits is not None and not graph.edits.live[items].all():
+        items = np.unique(graph.lookup([graph.item_ids[item] for item in items.tolist()], retired=True))
+    return items[np.isin(shared.partition[items], [*shared.holders])]
+
+
+def _pairs(partition: LearnerPartition, names: list[str], rows: list[bytes], gone: list[str]) -> list[Pair]:
+    """What a partition publishes, in this order."""
+    mark = partition.head.mark.SerializeToString()
+    first: list[Pair] = []
+    if partition.announced_at < partition.switched_at:
+        # Whoever reads on from here knows that these rows are of another graph, before the mark comes.
+        first = [(fence_key(partition.epoch), mark)]
+    tombstones: list[Pair] = [(name.encode(), None) for name in gone]
+    return [*first, *with_epoch(names, rows, partition.epoch), *tombstones, (MARK_KEY, mark)]
 
 
 def _is_ahead(partition: LearnerPartition) -> bool:
@@ -141,13 +167,14 @@ def _is_ahead(partition: LearnerPartition) -> bool:
     return partition.learner.position > partition.head.published_position
 
 
-def _fold(taken: Sequence[tuple[LearnerPartition, Sequence[Chunk]]]) -> Int32:
+def _fold(taken: Sequence[tuple[LearnerPartition, Sequence[Chunk]]]) -> list[_Changed]:
     """Fold all records; the items whose rows changed, under the numbers that they had then."""
     records: list[_Record] = []
-    changed: list[Int32] = []
+    changed: list[_Changed] = []
 
     def fold() -> None:
-        changed.append(_fold_records(records))
+        for shared in dict.fromkeys(partition.shared for partition, _, _ in records):
+            changed.append((shared, _fold_records([record for record in records if record[0].shared is shared])))
         records.clear()
 
     for partition, chunks in taken:
@@ -158,23 +185,24 @@ def _fold(taken: Sequence[tuple[LearnerPartition, Sequence[Chunk]]]) -> Int32:
                 if message is None:
                     continue
                 if message.fence:
-                    fold()  # a mark of the catalogue changes the graph for what comes after it
-                    changed.append(partition.take_fence(value, offset))
+                    fold()  # a mark of the catalogue or of a graph changes the edges for what comes after it
+                    items = partition.take_fence(value, offset)
+                    changed.append((partition.shared, items))
                     continue
                 if partition.has_edits:
-                    changed.append(partition.attach())
+                    changed.append((partition.shared, partition.attach()))
                 records.append((partition, offset, message))
         if partition.has_edits:
             fold()
-            changed.append(partition.attach())
+            changed.append((partition.shared, partition.attach()))
     fold()
     for partition, chunks in taken:
         partition.learner.position = chunks[-1].end
-    return np.concatenate(changed)
+    return changed
 
 
 def _fold_records(records: list[_Record]) -> Int32:
-    """Fold records with one call, but for those that are damaged."""
+    """Fold records under one graph with one call, but for those that are damaged."""
     try:
         run = decode_run([message for _, _, message in records])
     except LedgerError:

@@ -20,7 +20,7 @@ _LONGEST_PAUSE_S = 5.0
 _BATCH_BYTES = 1 << 20
 _BATCH_OVERHEAD = 1 << 12
 
-Pair = tuple[bytes | None, bytes]
+Pair = tuple[bytes | None, bytes | None]
 
 log = structlog.get_logger("freshet.kafka")
 
@@ -161,7 +161,7 @@ async def _send_pairs(producer: AIOKafkaProducer, topic: str, partition: int, pa
             waiting.append(await _send_batch(producer, batch, topic, partition))
             batch = producer.create_batch()
             if batch.append(timestamp=None, key=key, value=value) is None:
-                raise TooLarge(f"a record of {topic} has {len(value)} bytes, more than a batch takes")
+                raise TooLarge(f"a record of {topic} has {len(value or b'')} bytes, more than a batch takes")
     waiting.append(await _send_batch(producer, batch, topic, partition))
     done = await _all([future for future, _ in waiting])
     return [first.offset + i for first, (_, count) in zip(done, waiting, strict=True) for i in range(count)]

@@ -1,4 +1,4 @@
-"""The sums that all learner partitions of a worker add to, and the graph that numbers them.
+"""The sums that the learner partitions under one graph add to, and the graph that numbers them.
 
 Invariants: an item belongs to one partition, and only its owner changes its edges and its rows; the partitions'
 learners see the same arrays, before and after the graph was edited. All of it is used by one thread.
@@ -28,6 +28,8 @@ class SharedSums:
         partition: int64 of shape (n_items,), ledger partition of each item number, -1 where it stands for no item.
         n_partitions: of the ledger.
         edited: items that the catalogue has changed.
+        holders: partitions that are under this graph now.
+        edited_for: partitions that ever had items changed here.
     """
 
     base_version: str
@@ -35,12 +37,15 @@ class SharedSums:
     n_partitions: int
     _all: Learner
     edited: dict[str, Edited] = field(default_factory=dict)
+    holders: set[int] = field(default_factory=set)
+    edited_for: set[int] = field(default_factory=set)
     _learners: list[Learner] = field(default_factory=list)
 
     @classmethod
     def empty(cls, graph: Graph, ledger_partitions: int, backend: Backend) -> "SharedSums":
         """Nothing learned yet."""
         partition = partitions_of(graph.item_ids, ledger_partitions)
+        _ = graph.lookup([])  # the index is made now, in whatever thread this is
         return cls(graph.version, partition, ledger_partitions, Learner.empty(graph, backend))
 
     @property
@@ -58,15 +63,18 @@ class SharedSums:
         """As in `Learner`, int64 of shape (n_items,)."""
         return self._all.row_position
 
-    def learner(self) -> Learner:
+    def learner(self, number: int) -> Learner:
         """A learner of a partition, over the arrays that all share."""
         learner = Learner(self.graph, self._all.backend, self.sums, self.row_position)
         self._learners.append(learner)
+        self.holders.add(number)
         return learner
 
-    def leave(self, learner: Learner) -> None:
-        """Forget a learner."""
+    def leave(self, learner: Learner, number: int) -> None:
+        """Forget a partition, its rows and its learner."""
+        self.clear(number)
         self._learners = [other for other in self._learners if other is not learner]
+        self.holders.discard(number)
 
     def items_of(self, number: int) -> Int32:
         """Items of a ledger partition."""
@@ -78,17 +86,19 @@ class SharedSums:
         clear_rows(self.graph, self.sums, items)
         self.row_position[items] = 0
 
-    def edit(self, items: Mapping[str, Edited], *, position: int) -> Int32:
+    def edit(self, items: Mapping[str, Edited], *, number: int, position: int) -> Int32:
         """Attach items as the catalogue says; surviving edges keep their sums.
 
         Args:
-            items: the items, all of one owner.
+            items: the items.
+            number: of the partition that owns them.
             position: ledger position of their rows, where they have none yet.
 
         Returns:
             Their numbers, ascending int32.
         """
         self.edited |= items
+        self.edited_for.add(number)
         graph = edited(self.graph, graph_edit(self.base_version, items))
         before = self.graph.lookup([*items], retired=True)
         self._all.position = position

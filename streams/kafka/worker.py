@@ -18,14 +18,15 @@ import faust
 import structlog
 from faust.types import TP
 
-from bandits.artifact import DamagedGraph, load_graph
+from bandits.artifact import load_graph
 from bandits.backend import choose_backend
-from bandits.graph import Graph
-from streams.artifact_dir import NewestGraph
+from streams.artifact_dir import Artifacts, NewestGraph
 from streams.kafka import joiner_recovery, learner_recovery
 from streams.kafka.catalogue_bridge import bridge
 from streams.kafka.chunk import Chunk, ChunkSchema
 from streams.kafka.disk_threads import DiskThreads
+from streams.kafka.graph_following import GraphFollowing, keep_copy
+from streams.kafka.graph_shelf import GraphShelf
 from streams.kafka.joiner_partition import JoinerPartition
 from streams.kafka.joiner_rounds import JoinerRounds
 from streams.kafka.learner_partition import LearnerPartition
@@ -33,7 +34,6 @@ from streams.kafka.learner_rounds import LearnerRounds
 from streams.kafka.log_reader import open_reader
 from streams.kafka.partition import Partition, Surroundings, WorkerError
 from streams.kafka.sender import Sender
-from streams.kafka.shared_sums import SharedSums
 from streams.kafka.takeover import take_over
 from streams.kafka.transport import SCHEME, ChunkConsumer, TransportOptions
 from streams.kafka.worker_settings import WorkerSettings
@@ -82,10 +82,9 @@ class Worker:
         self._owned: dict[TP, Partition] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._around: Surroundings | None = None
-        self._shared: SharedSums | None = None
+        self._shelf: GraphShelf | None = None
         self._progress: dict[TP, tuple[int, float]] = {}
-        self._newest: NewestGraph | None = None
-        self._assignments = 0
+        self._following: GraphFollowing | None = None
         self.app = self._make_app()
 
     async def start(self) -> None:
@@ -97,9 +96,10 @@ class Worker:
             KafkaError: no broker answers.
         """
         settings, names = self.settings, self._names
-        self._newest = NewestGraph(settings.graph_dir) if settings.graph_dir else None
-        graph = (self._newest and self._newest.first()) or load_graph(settings.graph)
+        newest = NewestGraph(settings.graph_dir) if settings.graph_dir else None
+        graph = (newest and newest.first()) or load_graph(settings.graph)
         self._lock = lock_folder(settings.data_dir)
+        copies = keep_copy(settings.graph, settings.data_dir)
         sender = Sender(settings.bootstrap, client_id=settings.name, request_timeout_ms=settings.request_timeout_ms)
         await sender.start()
         async with open_reader(settings.bootstrap, client_id=settings.name) as reader:
@@ -119,10 +119,12 @@ class Worker:
             ),
             ledger_partitions=counts[names.outcomes],
         )
-        self._shared = SharedSums.empty(graph, counts[names.outcomes], self._around.backend)
+        folders = [folder for folder in (settings.graph_dir, settings.graph, copies) if folder]
+        self._shelf = GraphShelf(Artifacts(folders), counts[names.outcomes], self._around.backend, graph)
+        self._following = GraphFollowing(self._around, self._shelf, newest, self._learners)
         await self.app.start()
         self._watching = [
-            asyncio.ensure_future(self._guard(work)) for work in (self._watch(), self._follow_graphs())
+            asyncio.ensure_future(self._guard(work)) for work in (self._watch(), self._following.run())
         ]
 
     async def stop(self) -> None:
@@ -140,6 +142,11 @@ class Worker:
     def partitions(self) -> Mapping[TP, Partition]:
         """What this worker owns now."""
         return self._owned
+
+    def _learners(self) -> list[LearnerPartition]:
+        """Owned learner partitions that have been recovered."""
+        owned = dict.fromkeys(self._owned.values())
+        return [learner for learner in owned if isinstance(learner, LearnerPartition) and learner.is_started]
 
     @property
     def _consumer(self) -> ChunkConsumer:
@@ -214,7 +221,6 @@ class Worker:
         await self._let_go()
 
     async def _assigned(self, _: Any, assigned: set[TP], **__: Any) -> None:
-        self._assignments += 1
         await self._let_go()
         task = asyncio.ensure_future(self._guard(self._take_on(set(assigned), self.app.consumer_generation_id)))
         self._tasks.append(task)
@@ -222,8 +228,8 @@ class Worker:
     # --- ownership ----------------------------------------------------------------------------------------------
 
     async def _take_on(self, assigned: set[TP], generation: int) -> None:
-        around, shared, names = self._around, self._shared, self._names
-        if around is None or shared is None:
+        around, shelf, following, names = self._around, self._shelf, self._following, self._names
+        if around is None or shelf is None or following is None:
             raise WorkerError("partitions came before the worker was started")
         joiners = [
             JoinerPartition(tp.partition, around)
@@ -232,10 +238,10 @@ class Worker:
         ]
         self._own(joiners)
         learners = [
-            LearnerPartition(tp.partition, around, shared) for tp in sorted(assigned) if tp.topic == names.outcomes
+            LearnerPartition(tp.partition, around, shelf) for tp in sorted(assigned) if tp.topic == names.outcomes
         ]
         self._own(learners)
-        learning, joining = LearnerRounds(around, shared), JoinerRounds(around)
+        learning, joining = LearnerRounds(around), JoinerRounds(around)
         for rounds in (learning, joining):
             self._tasks.append(asyncio.ensure_future(self._guard(rounds.run())))
         log.info("owns", joiners=[p.number for p in joiners], learners=[p.number for p in learners])
@@ -243,6 +249,8 @@ class Worker:
             for learner in learners:
                 await learner_recovery.recover(learner, reader, generation=generation)
                 await learning.add(learner)
+            shelf.drop_unused()
+            await following.begin(learners)
             if learners:
                 self._tasks.append(asyncio.ensure_future(self._guard(bridge(around, learners))))
             if joiners:
@@ -290,34 +298,6 @@ class Worker:
 
     def _wanted(self) -> list[TP]:
         return [tp for tp, partition in self._owned.items() if partition.wants(tp)]
-
-    # --- the graph ----------------------------------------------------------------------------------------------
-
-    async def _follow_graphs(self) -> None:
-        """Go on under the newest graph that is placed in the directory."""
-        newest = self._newest
-        while newest is not None:
-            await asyncio.sleep(self.settings.graph_watch_s)
-            try:
-                in_force = self._shared.base_version if self._shared else ""
-                graph = await asyncio.to_thread(newest.look, in_force)
-            except (DamagedGraph, OSError) as error:
-                log.error("graph refused", reason=str(error))
-                continue
-            if graph is not None:
-                await self._switch(graph)
-
-    async def _switch(self, graph: Graph) -> None:
-        """Begin anew with the same partitions: recovering under another graph keeps the sums of edges in both."""
-        around, owned, assignments = self._around, set(self._owned), self._assignments
-        if around is None:
-            return
-        log.info("another graph", version=graph.version)
-        self._shared = SharedSums.empty(graph, around.ledger_partitions, around.backend)
-        await self._let_go()
-        if owned and assignments == self._assignments:  # else the new assignment takes them on
-            task = asyncio.ensure_future(self._guard(self._take_on(owned, self.app.consumer_generation_id)))
-            self._tasks.append(task)
 
     # --- watching -----------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from streams.embedded import LoopLimits
 from tests.kafka import feed
 from tests.kafka.cluster import Cluster
 from tests.kafka.test_follower import wait_for
-from tests.kafka.test_live_items import Server
+from tests.kafka.test_live_items import Server, verify
 
 
 def other_graph(version: str, *, first: int, count: int) -> Graph:
@@ -56,7 +56,8 @@ class Following(Server):
 @pytest.mark.timeout(180)
 def test_a_placed_artifact_takes_over_without_a_restart(kafka: str, topic_prefix: str, tmp_path: Path) -> None:
     """Two workers and two servers follow three artifacts under load: every reading is of the version it names; what
-    was learned of items in all of them, and of one that the catalogue added, stays; a late server agrees."""
+    was learned of items in all of them, and of one that the catalogue added, stays; a late server agrees, and so
+    does the ledger folded anew."""
     graphs = tmp_path / "graphs"
     graphs.mkdir()
     cluster = Cluster(
@@ -122,6 +123,9 @@ def test_a_placed_artifact_takes_over_without_a_restart(kafka: str, topic_prefix
         servers[0].teach("last", "item-10", 0, 3)
         wait_for(lambda: all(server.impressions_of("item-10") == shown + 1 for server in servers), 60)
         assert all(server.parameters.graph.version.startswith("v3") for server in servers)
+        wait_for(lambda: servers[0].loop.status().ledger_end == servers[0].loop.status().applied_position)
+        result = verify(cluster, str(graphs))
+        assert {server.loop.state_hash() for server in servers} == {result["state_hash"]}
     finally:
         stop.set()
         for server in servers:

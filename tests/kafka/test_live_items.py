@@ -73,10 +73,10 @@ def cluster(kafka: str, topic_prefix: str, tmp_path: Path) -> Iterator[Cluster]:
     made.stop()
 
 
-def verify(cluster: Cluster) -> dict:
-    graph = str(cluster.folder / "graph")
+def verify(cluster: Cluster, *more_graphs: str) -> dict:
+    graphs = [part for graph in (str(cluster.folder / "graph"), *more_graphs) for part in ("--graph", graph)]
     code, result, errors = freshet(
-        "verify", "--kafka", cluster.bootstrap, "--prefix", cluster.prefix, "--graph", graph, "--backend", "numpy"
+        "verify", "--kafka", cluster.bootstrap, "--prefix", cluster.prefix, *graphs, "--backend", "numpy"
     )
     assert code == 0, (result, errors)
     return result

@@ -11,6 +11,7 @@ from kafka import KafkaProducer
 from bandits.backend import choose_backend
 from bandits.join_rule import JoinRule
 from freshet.v1 import events_pb2
+from streams.artifact_dir import Artifacts
 from streams.kafka.joiner_partition import folder_of
 from streams.kafka.verify_topics import verify_topics
 from streams.restore import restore_joiner
@@ -77,6 +78,7 @@ def verified(cluster, rule):
             cluster.bootstrap,
             names=cluster.names,
             graph=cluster.graph,
+            artifacts=Artifacts([cluster.folder / "graph"]),
             rule=rule,
             backend=choose_backend("numpy"),
             progress=lambda records: None,

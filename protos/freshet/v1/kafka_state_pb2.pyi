@@ -39,6 +39,7 @@ class OutcomeDelivery(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     CLOCK_START_MS_FIELD_NUMBER: _builtins.int
     CATALOGUE_FIELD_NUMBER: _builtins.int
+    GRAPH_FIELD_NUMBER: _builtins.int
     joiner_partition: _builtins.int
     sequence: _builtins.int
     impressions_position: _builtins.int
@@ -50,6 +51,7 @@ class OutcomeDelivery(_message.Message):
     fence: _builtins.bool
     clock_start_ms: _builtins.int
     catalogue: _builtins.bytes
+    graph: _builtins.bytes
     @_builtins.property
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -67,10 +69,11 @@ class OutcomeDelivery(_message.Message):
         fence: _builtins.bool = ...,
         clock_start_ms: _builtins.int = ...,
         catalogue: _builtins.bytes = ...,
+        graph: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "epoch", b"epoch", "fence", b"fence", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "epoch", b"epoch", "fence", b"fence", "graph", b"graph", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "joiner_partition", b"joiner_partition", "partitions", b"partitions", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,6 +117,81 @@ class CatalogueMark(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CatalogueMark: _TypeAlias = CatalogueMark  # noqa: Y015
+
+@_typing.final
+class GraphMark(_message.Message):
+    """Another artifact in the ledger: from here on the facts of the partition count on its edges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    FROM_VERSION_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    PARTITION_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Of the artifact. The partition stays where it is if this is in force already."""
+    from_version: _builtins.str
+    """What was in force when the mark was written. A mark that no operator asked for counts only while it is."""
+    overlap: _builtins.str
+    """The map that sums are inherited through, by the sha256 of its manifest; empty = clusters are matched by number."""
+    asked: _builtins.bool
+    """Where the items topic has what an operator asked for."""
+    partition: _builtins.int
+    offset: _builtins.int
+    trial: _builtins.bool
+    """Nothing changes: a worker says that it has the artifact, or why it has not."""
+    refusal: _builtins.str
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        from_version: _builtins.str = ...,
+        overlap: _builtins.str = ...,
+        asked: _builtins.bool = ...,
+        partition: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        trial: _builtins.bool = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked", b"asked", "from_version", b"from_version", "offset", b"offset", "overlap", b"overlap", "partition", b"partition", "refusal", b"refusal", "trial", b"trial", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GraphMark: _TypeAlias = GraphMark  # noqa: Y015
+
+@_typing.final
+class GraphOrder(_message.Message):
+    """What an operator asks of all workers: a record of the items topic whose key is no item's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    overlap: _builtins.str
+    trial: _builtins.bool
+    """Nothing is to change yet: every worker is to say whether it could."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        overlap: _builtins.str = ...,
+        trial: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overlap", b"overlap", "trial", b"trial", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GraphOrder: _TypeAlias = GraphOrder  # noqa: Y015
 
 @_typing.final
 class JoinerHead(_message.Message):

@@ -62,6 +62,7 @@ class OutcomeBatch(_message.Message):
     HALF_LIFE_MS_FIELD_NUMBER: _builtins.int
     CLOCK_START_MS_FIELD_NUMBER: _builtins.int
     CATALOGUE_FIELD_NUMBER: _builtins.int
+    GRAPH_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """Layout version of this message, now 1."""
     joiner_partition: _builtins.int
@@ -91,6 +92,8 @@ class OutcomeBatch(_message.Message):
     """Ingestion clock of the joiner before this batch."""
     catalogue: _builtins.bytes
     """A record without facts that says how an item is attached from here on: a CatalogueMark."""
+    graph: _builtins.bytes
+    """A record without facts that says which graph facts count on from here on: a GraphMark."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Dictionaries: the columns below point into them.
@@ -188,10 +191,11 @@ class OutcomeBatch(_message.Message):
         half_life_ms: _builtins.int = ...,
         clock_start_ms: _builtins.int = ...,
         catalogue: _builtins.bytes = ...,
+        graph: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "gamma", b"gamma", "half_life_ms", b"half_life_ms", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "opening", b"opening", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence", "shown_ms", b"shown_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "gamma", b"gamma", "graph", b"graph", "half_life_ms", b"half_life_ms", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "opening", b"opening", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence", "shown_ms", b"shown_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -233,6 +237,7 @@ class OutcomeColumns(_message.Message):
     HALF_LIFE_MS_FIELD_NUMBER: _builtins.int
     CLOCK_START_MS_FIELD_NUMBER: _builtins.int
     CATALOGUE_FIELD_NUMBER: _builtins.int
+    GRAPH_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     joiner_partition: _builtins.int
     sequence: _builtins.int
@@ -265,6 +270,8 @@ class OutcomeColumns(_message.Message):
     clock_start_ms: _builtins.int
     catalogue: _builtins.bytes
     """A record without facts that says how an item is attached from here on: a CatalogueMark."""
+    graph: _builtins.bytes
+    """A record without facts that says which graph facts count on from here on: a GraphMark."""
     @_builtins.property
     def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -300,10 +307,11 @@ class OutcomeColumns(_message.Message):
         half_life_ms: _builtins.int = ...,
         clock_start_ms: _builtins.int = ...,
         catalogue: _builtins.bytes = ...,
+        graph: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "gamma", b"gamma", "half_life_ms", b"half_life_ms", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "opening", b"opening", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence", "shown_ms", b"shown_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catalogue", b"catalogue", "cause_index", b"cause_index", "cause_offset", b"cause_offset", "cause_topic", b"cause_topic", "clicks_position", b"clicks_position", "clicks_start", b"clicks_start", "clock_ms", b"clock_ms", "clock_start_ms", b"clock_start_ms", "context", b"context", "context_clusters", b"context_clusters", "context_ends", b"context_ends", "context_x", b"context_x", "epoch", b"epoch", "fence", b"fence", "format", b"format", "gamma", b"gamma", "graph", b"graph", "half_life_ms", b"half_life_ms", "impressions", b"impressions", "impressions_position", b"impressions_position", "impressions_start", b"impressions_start", "item", b"item", "item_ids", b"item_ids", "joiner_partition", b"joiner_partition", "opening", b"opening", "partitions", b"partitions", "reward", b"reward", "sequence", b"sequence", "shown_ms", b"shown_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

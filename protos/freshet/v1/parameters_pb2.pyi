@@ -292,6 +292,13 @@ class PartitionMark(_message.Message):
     FACTS_APPLIED_FIELD_NUMBER: _builtins.int
     FACTS_UNKNOWN_FIELD_NUMBER: _builtins.int
     CATALOGUE_POSITIONS_FIELD_NUMBER: _builtins.int
+    SWITCHED_AT_FIELD_NUMBER: _builtins.int
+    PAST_GRAPHS_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    TRIAL_PARTITION_FIELD_NUMBER: _builtins.int
+    TRIAL_OFFSET_FIELD_NUMBER: _builtins.int
+    TRIAL_VERSION_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Ledger position that every row of the partition includes, as far as the row's facts are below it."""
     epoch: _builtins.int
@@ -301,6 +308,19 @@ class PartitionMark(_message.Message):
     facts_applied: _builtins.int
     """Facts applied and facts of items that the graph does not have, since the beginning."""
     facts_unknown: _builtins.int
+    switched_at: _builtins.int
+    """Ledger position behind the mark by which this graph came into force; 0 = the partition began with it. A row whose
+    position is below it was written under another graph.
+    """
+    worker: _builtins.str
+    """The worker that wrote this."""
+    trial_partition: _builtins.int
+    """What it last answered when an operator asked for a graph: where the items topic has the question, the version,
+    and why it cannot be had; empty if it can.
+    """
+    trial_offset: _builtins.int
+    trial_version: _builtins.str
+    refusal: _builtins.str
     @_builtins.property
     def applied_sequences(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Last applied sequence of each joiner partition at that position, and the highest epoch read of it."""
@@ -310,6 +330,10 @@ class PartitionMark(_message.Message):
     @_builtins.property
     def catalogue_positions(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """By partition of the items topic: changes of the catalogue below this offset have been applied."""
+
+    @_builtins.property
+    def past_graphs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The graphs that were in force before, the latest last."""
 
     def __init__(
         self,
@@ -322,10 +346,17 @@ class PartitionMark(_message.Message):
         facts_applied: _builtins.int = ...,
         facts_unknown: _builtins.int = ...,
         catalogue_positions: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        switched_at: _builtins.int = ...,
+        past_graphs: _abc.Iterable[_builtins.str] | None = ...,
+        worker: _builtins.str = ...,
+        trial_partition: _builtins.int = ...,
+        trial_offset: _builtins.int = ...,
+        trial_version: _builtins.str = ...,
+        refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequences", b"applied_sequences", "catalogue_positions", b"catalogue_positions", "epoch", b"epoch", "facts_applied", b"facts_applied", "facts_unknown", b"facts_unknown", "graph_version", b"graph_version", "joiner_epochs", b"joiner_epochs", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_sequences", b"applied_sequences", "catalogue_positions", b"catalogue_positions", "epoch", b"epoch", "facts_applied", b"facts_applied", "facts_unknown", b"facts_unknown", "graph_version", b"graph_version", "joiner_epochs", b"joiner_epochs", "past_graphs", b"past_graphs", "position", b"position", "refusal", b"refusal", "switched_at", b"switched_at", "trial_offset", b"trial_offset", "trial_partition", b"trial_partition", "trial_version", b"trial_version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
