@@ -279,13 +279,18 @@ def _next(offsets: Int64, position: int) -> int:
     return int(offsets[-1]) + 1 if len(offsets) else position
 
 
-def compile_joins(rule: JoinRule) -> None:
-    """Have what joining compiles compiled, or read from the cache on disk, so that no event waits for it."""
+def compile_joins(rule: JoinRule) -> Outcomes:
+    """Have what joining compiles compiled, or read from the cache on disk, so that no event waits for it.
+
+    Returns:
+        The facts of an invented micro-batch, for the same to be done with what takes them.
+    """
     joiner, one, cluster = Joiner(rule), np.ones(1, np.int64), np.zeros(1, np.int32)
     request, items = Texts.of(["r"]), Texts.of([str(number) for number in range(_COMPILED_ROWS)])
     ends, position = np.array([len(items)]), np.zeros(len(items), np.int32)
     shown = Impressions(request, one, one, one, cluster, ends, items, one, cluster, one, position)
     clicks = Clicks(request, items[:1], one, one, one, one, cluster)
-    for clock_ms in (1, 2**60):  # the second time all is forgotten
-        _, change = joiner.join(shown, clicks, clock_ms=clock_ms)
-        joiner.apply(change)
+    outcomes, change = joiner.join(shown, clicks)
+    joiner.apply(change)
+    joiner.apply(joiner.join(Impressions.none(), clicks, clock_ms=2**60)[1])  # by then all is forgotten
+    return outcomes

@@ -1,10 +1,11 @@
 """The ledger's record format: `freshet.v1.OutcomeBatch` to and from columns, whole columns at a time.
 
-Many records are read as one run, and one batch is written as many records, without a pass over each: at low rates a
-record holds a few facts, and a call on an array of a few costs as much as on one of thousands.
+Many records are read as one run, without a pass over each: at low rates a record holds a few facts, and a call on
+an array of a few costs as much as on one of thousands.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,63 +56,47 @@ class LedgerError(ValueError):
 
 def encode_outcomes(outcomes: Outcomes) -> bytes:
     """Bytes of an OutcomeBatch."""
-    sizes = len(outcomes), len(outcomes.item_ids), len(outcomes.context_ends), len(outcomes.context_cluster)
-    facts, items, contexts, elements = ([0, size] for size in sizes)
-    (record,) = encode_stretches(outcomes, facts=facts, items=items, contexts=contexts, elements=elements)
-    return record
+    columns: dict[str, Any] = {
+        wire: getattr(outcomes, name).astype(kind).tobytes() for name, (wire, kind, _) in COLUMNS.items()
+    }
+    (more,) = encode_optional(outcomes, slice(None), [0, len(outcomes)])
+    body = Message(item_ids=outcomes.item_ids, **columns).SerializeToString()
+    return encode_head(outcomes) + body + more
 
 
-def encode_stretches(
-    outcomes: Outcomes,
-    *,
-    facts: Sequence[int],
-    items: Sequence[int],
-    contexts: Sequence[int],
-    elements: Sequence[int],
-) -> list[bytes]:
-    """Bytes of an OutcomeBatch for each stretch of a batch.
+def encode_head(outcomes: Outcomes) -> bytes:
+    """What is said of a batch as a whole, to be put before its columns."""
+    return Message(
+        format=FORMAT,
+        joiner_partition=outcomes.joiner_partition,
+        sequence=outcomes.sequence,
+        impressions_position=outcomes.impressions_position,
+        clicks_position=outcomes.clicks_position,
+        half_life_ms=outcomes.half_life_ms,
+        clock_ms=outcomes.clock_ms,
+        clock_start_ms=outcomes.clock_start_ms,
+    ).SerializeToString()
+
+
+def encode_optional(outcomes: Outcomes, order: Int64 | slice, ends: Sequence[int]) -> list[bytes]:
+    """Columns that most ledgers do without, to be put behind the others; one piece for each stretch of facts.
 
     Args:
-        outcomes: columns in which stretch follows stretch; the numbers of items, contexts and elements in them
-            count from the beginning of their stretch.
-        facts: where each stretch begins in the columns of facts, and their end.
-        items: likewise in `item_ids`.
-        contexts: likewise in `context_ends`.
-        elements: likewise in `context_cluster` and `context_x`.
+        outcomes: of one batch.
+        order: of its facts, by number.
+        ends: where each stretch begins in that order, and their end.
     """
-    bounds = dict.fromkeys(FACT_COLUMNS, facts)
-    bounds |= {"context_ends": contexts, "context_cluster": elements, "context_x": elements}
-    columns = [
-        (wire, getattr(outcomes, name).astype(kind).tobytes(), int(kind[-1]), bounds[name])
-        for name, (wire, kind, _) in COLUMNS.items()
+    given: dict[str, npt.NDArray[Any]] = {}
+    for name, (kind, _) in OPTIONAL_COLUMNS.items():
+        column = getattr(outcomes, name)
+        if column is not None:
+            given[name] = (column % _OPENINGS if name == "opening" else column)[order].astype(kind)
+    if not given:
+        return [b""] * (len(ends) - 1)
+    pieces: list[dict[str, Any]] = [
+        {name: column[first:end].tobytes() for name, column in given.items()} for first, end in pairwise(ends)
     ]
-    given = {name: kind for name, (kind, _) in OPTIONAL_COLUMNS.items() if getattr(outcomes, name) is not None}
-    columns += [
-        (
-            name,
-            (getattr(outcomes, name) % _OPENINGS if name == "opening" else getattr(outcomes, name))
-            .astype(kind)
-            .tobytes(),
-            int(kind[-1]),
-            facts,
-        )
-        for name, kind in given.items()
-    ]
-    return [
-        Message(
-            format=FORMAT,
-            joiner_partition=outcomes.joiner_partition,
-            sequence=outcomes.sequence,
-            impressions_position=outcomes.impressions_position,
-            clicks_position=outcomes.clicks_position,
-            item_ids=outcomes.item_ids[items[i] : items[i + 1]],
-            half_life_ms=outcomes.half_life_ms,
-            clock_ms=outcomes.clock_ms,
-            clock_start_ms=outcomes.clock_start_ms,
-            **{wire: data[width * at[i] : width * at[i + 1]] for wire, data, width, at in columns},
-        ).SerializeToString()
-        for i in range(len(facts) - 1)
-    ]
+    return [Message(**piece).SerializeToString() for piece in pieces]
 
 
 def parse_record(record: bytes) -> Message:

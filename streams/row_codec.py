@@ -1,14 +1,14 @@
 """Parameter rows: `freshet.v1.ItemParameters` to and from arrays, whole micro-batches of rows at a time.
 
-One format on disk and on the parameters topic. Fixed-width fields give all rows of equal degree one layout, so rows
-are written as a matrix of bytes per degree rather than as one message object each.
+One format on disk and on the parameters topic. Rows are written in one compiled pass over the sums, without a
+message object each.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from bandits.arena import ranges
 from bandits.graph import Graph
@@ -16,8 +16,8 @@ from bandits.join_rule import MAX_HALF_LIFE_MS
 from bandits.sums import OPEN, Int32, Int64, Sums, locate
 from freshet.v1 import parameters_pb2
 from streams.limits import MAX_TIME_MS
+from streams.wire.row_writer import NO_EPOCH, measure_rows, write_rows
 
-_LENGTH_DELIMITED, _FIXED_64 = 2, 1
 EXTRA_FIELDS = ("open", "excess", "past_a", "past_d", "past_b", "past_excess")  # the columns of `Sums.extra`
 
 
@@ -51,18 +51,27 @@ class Rows:
     edited_at: Int64 | None = None
 
 
-def encode_rows(graph: Graph, sums: Sums, row_position: Int64, items: Int32) -> list[bytes]:
-    """Bytes of the rows of some items, in the order of `items`."""
-    starts, degrees = graph.item_ptr[items], np.diff(graph.item_ptr)[items]
-    encoded: list[bytes] = [b""] * len(items)
-    for degree in np.unique(degrees).tolist():
-        chosen = np.flatnonzero(degrees == degree)
-        at = starts[chosen][:, None] + np.arange(degree)
-        scalars = np.column_stack([sums.item[items[chosen]], row_position[items[chosen]]])
-        matrix = _matrix(graph.edge_cluster[at], sums.edge[at], scalars)
-        data, width = matrix.tobytes(), matrix.shape[1]
-        for place, i in enumerate(chosen.tolist()):
-            encoded[i] = data[place * width : (place + 1) * width]
+def encode_rows(
+    graph: Graph, sums: Sums, row_position: Int64, items: Int32, epochs: Int64 | None = None
+) -> list[bytes]:
+    """Bytes of the rows of some items, in the order of `items`.
+
+    Args:
+        graph: numbers the items.
+        sums: of it.
+        row_position: int64 of shape (n_items,).
+        items: numbers.
+        epochs: int64 of shape (len(items),), of the owner that writes each; None = rows say nothing of that.
+    """
+    sums = sums.at_rest()
+    if epochs is None:
+        epochs = np.full(len(items), NO_EPOCH)
+    ends = np.zeros(len(items) + 1, np.int64)
+    measure_rows(graph.item_ptr, items, epochs, ends[1:])
+    out = np.empty(int(ends[-1]), np.uint8)
+    write_rows(graph.item_ptr, graph.edge_cluster, sums.edge, sums.item, row_position, items, epochs, out)
+    data, places = out.tobytes(), ends.tolist()
+    encoded = [data[start:end] for start, end in pairwise(places)]
     if sums.extra is not None and sums.times is not None:
         for place, behind in enumerate(_extra_fields(graph, sums.extra, sums.times, items)):
             encoded[place] += behind
@@ -182,33 +191,3 @@ def _parse(item_id: str, data: bytes) -> parameters_pb2.ItemParametersColumns:
     if min(message.n, message.s, message.position) < 0:
         raise ValueError(f'row "{item_id}": expected n, s and position of at least 0')
     return message
-
-
-def _matrix(cluster: Int32, edge: Int64, scalars: Int64) -> npt.NDArray[np.uint8]:
-    """Wire bytes of rows of equal degree, uint8 of shape (n_rows, bytes)."""
-    rows, degree = cluster.shape
-    parts: list[npt.NDArray[np.uint8]] = []
-    if degree:
-        parts += [_head(rows, 1, 4 * degree), _bytes(cluster.astype("<u4"))]
-        for field, column in ((2, 0), (3, 1), (4, 2)):
-            parts += [
-                _head(rows, field, 8 * degree),
-                _bytes(np.ascontiguousarray(edge[:, :, column]).astype("<i8")),
-            ]
-    for field, column in ((5, 0), (6, 1), (7, 2)):
-        tag = np.full((rows, 1), field << 3 | _FIXED_64, np.uint8)
-        parts += [tag, _bytes(np.ascontiguousarray(scalars[:, column : column + 1]).astype("<i8"))]
-    return np.concatenate(parts, axis=1)
-
-
-def _head(rows: int, field: int, size: int) -> npt.NDArray[np.uint8]:
-    head = [field << 3 | _LENGTH_DELIMITED]
-    while size >= 0x80:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return np.broadcast_to(np.array(head, np.uint8), (rows, len(head)))
-
-
-def _bytes(matrix: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    return matrix.view(np.uint8).reshape(len(matrix), -1)

@@ -8,15 +8,16 @@ Invariants:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from bandits.arena import Int64, ranges
+from bandits.arena import Int64
 from bandits.outcomes import Outcomes
 from bandits.texts import Texts
 from freshet.v1 import kafka_state_pb2
-from streams.outcome_codec import COLUMNS, FACT_COLUMNS, OPTIONAL_COLUMNS, encode_outcomes, encode_stretches
+from streams.kafka.ledger_parts import bodies
+from streams.outcome_codec import COLUMNS, encode_head, encode_optional, encode_outcomes
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,18 @@ def encode_parts(outcomes: Outcomes, place: Place, n_partitions: int) -> dict[in
     """
     if not len(outcomes):
         return {}
-    sorted_outcomes, bounds = _by_partition(outcomes, partitions_of(outcomes.item_ids, n_partitions), n_partitions)
-    records = encode_stretches(sorted_outcomes, **bounds)
-    wanted = [at for at in range(n_partitions) if bounds["facts"][at] < bounds["facts"][at + 1]]
+    data, split = bodies(outcomes, partitions_of(outcomes.item_ids, n_partitions), n_partitions)
+    facts, ends = split.fact_ends.tolist(), split.body_ends.tolist()
+    wanted = [at for at in range(n_partitions) if facts[at] < facts[at + 1]]
+    head = encode_head(outcomes)
     delivery = kafka_state_pb2.OutcomeDelivery(
         impressions_start=place.impressions_start,
         clicks_start=place.clicks_start,
         partitions=wanted,
         clock_ms=place.clock_ms,
     ).SerializeToString()
-    return {partition: records[partition] + delivery for partition in wanted}
+    more = encode_optional(outcomes, split.facts, facts)
+    return {at: head + data[ends[at] : ends[at + 1]] + more[at] + delivery for at in wanted}
 
 
 def with_epoch(part: bytes, epoch: int) -> bytes:
@@ -93,49 +96,6 @@ def decode_delivery(record: bytes) -> kafka_state_pb2.OutcomeDelivery:
         return kafka_state_pb2.OutcomeDelivery.FromString(record)
     except Exception as error:
         raise ValueError(f"record: expected an OutcomeBatch, got {len(record)} bytes that are none") from error
-
-
-def _by_partition(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tuple[Outcomes, dict[str, list[int]]]:
-    """Columns with the parts one after the other, and where each begins; numbers count within their part."""
-    edges = np.arange(n_partitions + 1)
-    of_fact = of_item[outcomes.item]
-    facts = np.argsort(of_fact, kind="stable")
-    of_fact = of_fact[facts]
-    # An item lies in one part; a context is repeated in each part that has a fact in it.
-    items = np.argsort(of_item, kind="stable")
-    item_bounds = np.searchsorted(of_item[items], edges)
-    item_rank = np.empty(len(items), np.int64)
-    item_rank[items] = np.arange(len(items))
-    n_contexts = len(outcomes.context_ends)
-    pairs, context_rank = np.unique(of_fact * n_contexts + outcomes.context[facts], return_inverse=True)
-    of_context, contexts = np.divmod(pairs, n_contexts)
-    context_bounds = np.searchsorted(of_context, edges)
-    sizes = np.diff(outcomes.context_ends, prepend=0)[contexts]
-    elements = ranges(outcomes.context_ends[contexts] - sizes, sizes)
-    ends = np.cumsum(sizes)
-    element_bounds = np.concatenate([np.zeros(1, np.int64), ends])[context_bounds]
-    by_fact = {name: getattr(outcomes, name)[facts] for name in FACT_COLUMNS}
-    given = (name for name in OPTIONAL_COLUMNS if getattr(outcomes, name) is not None)
-    by_fact |= {name: getattr(outcomes, name)[facts] for name in given}
-    by_fact |= {
-        "item": item_rank[outcomes.item[facts]] - item_bounds[of_fact],
-        "context": context_rank - context_bounds[of_fact],
-    }
-    sorted_outcomes = replace(
-        outcomes,
-        item_ids=Texts.of(outcomes.item_ids).take(items),
-        context_ends=ends - element_bounds[of_context],
-        context_cluster=outcomes.context_cluster[elements],
-        context_x=outcomes.context_x[elements],
-        **by_fact,
-    )
-    bounds = {
-        "facts": np.searchsorted(of_fact, edges).tolist(),
-        "items": item_bounds.tolist(),
-        "contexts": context_bounds.tolist(),
-        "elements": element_bounds.tolist(),
-    }
-    return sorted_outcomes, bounds
 
 
 __all__ = [

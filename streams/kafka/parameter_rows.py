@@ -4,13 +4,10 @@ A partition holds, in order of writing: rows (key: item id), marks (key 0xFF: wh
 fences (key 0xFF and an epoch: from here on a new owner writes). A mark comes after the rows that it speaks of.
 """
 
-from collections.abc import Sequence
-
 from freshet.v1 import parameters_pb2
 from streams.store import number_bytes
 
 MARK_KEY = b"\xff"
-_EPOCH_TAG = 8 << 3
 
 
 def fence_key(epoch: int) -> bytes:
@@ -28,21 +25,7 @@ def is_mark(key: bytes) -> bool:
     return key == MARK_KEY
 
 
-def with_epoch(names: Sequence[str], rows: Sequence[bytes], epoch: int) -> list[tuple[bytes | None, bytes]]:
-    """Keys and values of rows, the owner's epoch put behind each."""
-    suffix = bytes([_EPOCH_TAG]) + _varint(epoch)
-    return [(name.encode(), row + suffix) for name, row in zip(names, rows, strict=True)]
-
-
 def epoch_of(row: bytes) -> int:
     """The epoch of a row."""
     message = parameters_pb2.ItemParametersColumns.FromString(row)
     return message.epoch
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*out, number])

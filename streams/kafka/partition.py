@@ -17,6 +17,7 @@ from bandits.backend import Backend
 from bandits.joiner import compile_joins
 from streams.kafka.chunk import Chunk
 from streams.kafka.disk_threads import DiskThreads
+from streams.kafka.ledger import Place, encode_parts
 from streams.kafka.sender import Sender
 from streams.kafka.source_codec import ClickDecoder, ImpressionDecoder, click_decoder, impression_decoder
 from streams.kafka.transport import ChunkConsumer
@@ -53,7 +54,7 @@ class Surroundings:
     def __post_init__(self) -> None:
         # What has to be compiled is compiled here, before the worker joins its group: later the group would wait.
         _ = self.decoders
-        compile_joins(self.settings.rule)
+        encode_parts(compile_joins(self.settings.rule), Place(0, 0, 0), self.ledger_partitions)
 
     @cached_property
     def decoders(self) -> tuple[ImpressionDecoder, ClickDecoder]:

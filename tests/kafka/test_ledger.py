@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from bandits.outcomes import Outcomes
-from freshet.v1 import kafka_state_pb2, outcomes_pb2, parameters_pb2
+from freshet.v1 import kafka_state_pb2, outcomes_pb2
 from streams.kafka.ledger import Place, decode_delivery, encode_fence, encode_parts, partitions_of, with_epoch
-from streams.kafka.parameter_rows import epoch_of
-from streams.kafka.parameter_rows import with_epoch as rows_with_epoch
 from streams.outcome_codec import decode_outcomes
 
 
@@ -101,14 +99,3 @@ def test_delivery_fields_are_those_of_the_ledger_record(whole: type, part: type)
     of_whole = {field.name: (field.number, field.type) for field in whole.DESCRIPTOR.fields}
     for field in part.DESCRIPTOR.fields:
         assert of_whole[field.name] == (field.number, field.type)
-
-
-@pytest.mark.parametrize("epoch", [0, 1, 127, 128, 2**40])
-def test_the_epoch_of_a_row_is_put_behind_it(epoch: int) -> None:
-    """A row with an epoch is the same row."""
-    row = parameters_pb2.ItemParameters(cluster_ids=[1, 2], a=[1, 2], d=[3, 4], b=[5, 6], n=7, s=8, position=9)
-    ((key, value),) = rows_with_epoch(["item"], [row.SerializeToString()], epoch)
-    found = parameters_pb2.ItemParameters.FromString(value)
-    assert (key, found.epoch, epoch_of(value)) == (b"item", epoch, epoch)
-    found.ClearField("epoch")
-    assert found == row

@@ -11,6 +11,7 @@ from bandits.graph import Graph, build_graph
 from bandits.join_rule import MAX_HALF_LIFE_MS
 from bandits.sums import OPEN, Sums
 from freshet.v1 import parameters_pb2
+from streams.kafka.parameter_rows import epoch_of
 from streams.row_codec import EXTRA_FIELDS, decode_rows, encode_rows, place_rows
 from tests.streams.hostile_bytes import damaged
 
@@ -67,6 +68,20 @@ def test_rows_survive_the_store(seed: int, items: list[int], count: int) -> None
             expected = zero if source is None else source[at] * taken
             assert ((zero if got is None else got[at]) == expected).all()
         assert back_position[item] == position[item] * taken
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 127, 128, 2**40])
+def test_a_row_names_the_owner_that_wrote_it(epoch: int) -> None:
+    """A row with an epoch is the same row."""
+    sums, position = random_sums(GRAPH, 1)
+    plain = encode_rows(GRAPH, sums, position, EVERY)
+    for row, value in zip(
+        plain, encode_rows(GRAPH, sums, position, EVERY, np.full(len(EVERY), epoch)), strict=True
+    ):
+        found = parameters_pb2.ItemParameters.FromString(value)
+        assert (found.epoch, epoch_of(value)) == (epoch, epoch)
+        found.ClearField("epoch")
+        assert found == parameters_pb2.ItemParameters.FromString(row)
 
 
 def test_rows_are_written_as_the_public_message_says() -> None:
