@@ -172,9 +172,9 @@ class Merged(Collector):
 
 
 def _calls(report: Report) -> float:
-    return sum(
-        value for name, _, _, series in report["families"] if name == "freshet_requests" for _, _, value in series
-    )
+    counted = (series for name, _, _, series in report["families"] if name == "freshet_requests")
+    total: float = sum(value for series in counted for _, _, value in series)
+    return total
 
 
 def _merged(latest: list[tuple[str, list[Any]]], gone: Mapping[_Key, float]) -> Iterator[Metric]:
