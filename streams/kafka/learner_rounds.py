@@ -31,11 +31,7 @@ from streams.failpoints import failpoint
 from streams.kafka.chunk import Chunk
 from streams.kafka.graph_loading import load_marked
 from streams.kafka.learner_partition import LearnerPartition
-<<<<<<< streams/kafka/learner_rounds.py
-from streams.kafka.parameter_rows import MARK_KEY
-=======
-from streams.kafka.parameter_rows import MARK_KEY, fence_key, with_epoch
->>>>>>> /tmp/freshet/gt/main/streams/kafka/learner_rounds.py
+from streams.kafka.parameter_rows import MARK_KEY, fence_key
 from streams.kafka.partition import Surroundings
 from streams.kafka.rounds import Rounds
 from streams.kafka.sender import Pair
@@ -45,12 +41,7 @@ from streams.row_codec import encode_rows
 from streams.store import Batch
 
 # While more is waiting, publishing takes at most one part in so many of the time, up to a limit. While a whole
-<<<<<<< streams/kafka/learner_rounds.py
 # round waits, whoever follows the rows is behind in any case, and rows that soon change again are not sent at all.
-=======
-# round waits, whoever follows the rows is behind in any case: rows that change again a moment later are not sent
-# at all.
->>>>>>> /tmp/freshet/gt/main/streams/kafka/learner_rounds.py
 _SHARE = 3
 _LONGEST_PAUSE_S = 1.0
 
@@ -111,19 +102,11 @@ class LearnerRounds(Rounds[LearnerPartition]):
         await self.around.disk.run([lambda pair=pair: _write(*pair) for pair in batches])  # type: ignore[misc]
         failpoint("learner-written")
         # 3. and 4. send and wait
-<<<<<<< streams/kafka/learner_rounds.py
-        pairs: dict[int, list[Pair]] = {}
-        for partition in partitions:
-            mark = (MARK_KEY, partition.head.mark.SerializeToString())
-            names, values = rows.get(partition.number, ([], []))
-            pairs[partition.number] = [*zip([name.encode() for name in names], values, strict=True), mark]
-=======
         gone = {partition.number: sorted(partition.gone) for partition in partitions}
         pairs = {
             partition.number: _pairs(partition, *rows.get(partition.number, ([], [])), gone[partition.number])
             for partition in partitions
         }
->>>>>>> /tmp/freshet/gt/main/streams/kafka/learner_rounds.py
         ends = await self.around.sender.send_batches(self.around.names.parameters, pairs)
         failpoint("learner-published")
         # 5. remember
@@ -138,46 +121,26 @@ class LearnerRounds(Rounds[LearnerPartition]):
 
     def _changed_rows(self) -> dict[int, tuple[list[str], list[bytes]]]:
         """Names and rows of the items that changed since the last publication, by partition."""
-<<<<<<< streams/kafka/learner_rounds.py
-        shared = self._shared
-        items = self._current(np.concatenate([np.empty(0, np.int32), *self._changed]))
-        self._changed = []
-        if not len(items):
-            return {}
-        items = items[np.argsort(shared.partition[items], kind="stable")]
-        numbers, starts = np.unique(shared.partition[items], return_index=True)
-        epoch_of = {partition.number: partition.epoch for partition in self.partitions}
-        epochs = np.repeat([epoch_of[number] for number in numbers.tolist()], np.diff(starts, append=len(items)))
-        rows = encode_rows(shared.graph, shared.sums, shared.row_position, items, epochs)
-        names = [shared.graph.item_ids[item] for item in items.tolist()]
-        rows = shared.behind(names, rows)
-        ends = [*starts[1:].tolist(), len(items)]
-        places = zip(numbers.tolist(), starts.tolist(), ends, strict=True)
-        return {number: (names[start:end], rows[start:end]) for number, start, end in places}
-
-    def _current(self, items: Int32) -> Int32:
-        """Numbers of the same items as of now, each once, ascending."""
-        items, graph = np.unique(items), self._shared.graph
-        if graph.edits is None or graph.edits.live[items].all():
-            return items
-        return np.unique(graph.lookup([graph.item_ids[item] for item in items.tolist()], retired=True))
-=======
         changed, self._changed = self._changed, []
         rows: dict[int, tuple[list[str], list[bytes]]] = {}
         for shared in dict.fromkeys(shared for shared, _ in changed):
-            rows |= _rows_of(shared, np.concatenate([items for other, items in changed if other is shared]))
+            items = np.concatenate([items for other, items in changed if other is shared])
+            rows |= _rows_of(shared, items, {partition.number: partition.epoch for partition in self.partitions})
         return rows
 
 
-def _rows_of(shared: SharedSums, items: Int32) -> dict[int, tuple[list[str], list[bytes]]]:
+def _rows_of(
+    shared: SharedSums, items: Int32, epoch_of: dict[int, int]
+) -> dict[int, tuple[list[str], list[bytes]]]:
     items = _current(shared, items)
     if not len(items):
         return {}
     items = items[np.argsort(shared.partition[items], kind="stable")]
-    rows = encode_rows(shared.graph, shared.sums, shared.row_position, items)
+    numbers, starts = np.unique(shared.partition[items], return_index=True)
+    epochs = np.repeat([epoch_of[number] for number in numbers.tolist()], np.diff(starts, append=len(items)))
+    rows = encode_rows(shared.graph, shared.sums, shared.row_position, items, epochs)
     names = [shared.graph.item_ids[item] for item in items.tolist()]
     rows = shared.behind(names, rows)
-    numbers, starts = np.unique(shared.partition[items], return_index=True)
     ends = [*starts[1:].tolist(), len(items)]
     places = zip(numbers.tolist(), starts.tolist(), ends, strict=True)
     return {number: (names[start:end], rows[start:end]) for number, start, end in places}
@@ -199,8 +162,8 @@ def _pairs(partition: LearnerPartition, names: list[str], rows: list[bytes], gon
         # Whoever reads on from here knows that these rows are of another graph, before the mark comes.
         first = [(fence_key(partition.epoch), mark)]
     tombstones: list[Pair] = [(name.encode(), None) for name in gone]
-    return [*first, *with_epoch(names, rows, partition.epoch), *tombstones, (MARK_KEY, mark)]
->>>>>>> /tmp/freshet/gt/main/streams/kafka/learner_rounds.py
+    keys = [name.encode() for name in names]
+    return [*first, *zip(keys, rows, strict=True), *tombstones, (MARK_KEY, mark)]
 
 
 def _is_ahead(partition: LearnerPartition) -> bool:

@@ -64,15 +64,11 @@ class SharedSums:
         """As in `Learner`, int64 of shape (n_items,)."""
         return self._all.row_position
 
-<<<<<<< streams/kafka/shared_sums.py
     def compile_rows(self) -> None:
         """Have what writes rows compiled, so that no publication waits for it."""
         encode_rows(self.graph, self.sums, self.row_position, np.empty(0, np.int32))
 
-    def learner(self) -> Learner:
-=======
     def learner(self, number: int) -> Learner:
->>>>>>> /tmp/freshet/gt/main/streams/kafka/shared_sums.py
         """A learner of a partition, over the arrays that all share."""
         learner = Learner(self.graph, self._all.backend, self.sums, self.row_position)
         self._learners.append(learner)

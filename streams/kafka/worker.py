@@ -119,14 +119,10 @@ class Worker:
             ),
             ledger_partitions=counts[names.outcomes],
         )
-<<<<<<< streams/kafka/worker.py
-        self._shared = SharedSums.empty(graph, counts[names.outcomes], self._around.backend)
-        self._shared.compile_rows()
-=======
         folders = [folder for folder in (settings.graph_dir, settings.graph, copies) if folder]
         self._shelf = GraphShelf(Artifacts(folders), counts[names.outcomes], self._around.backend, graph)
         self._following = GraphFollowing(self._around, self._shelf, newest, self._learners)
->>>>>>> /tmp/freshet/gt/main/streams/kafka/worker.py
+        self._shelf.sums_of(graph.version, 0).compile_rows()
         await self.app.start()
         self._watching = [
             asyncio.ensure_future(self._guard(work)) for work in (self._watch(), self._following.run())
