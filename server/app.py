@@ -27,6 +27,7 @@ from server.assembly import (
     make_shadows,
 )
 from server.collectors import StateCollector
+from server.forgetting_watch import ForgettingWatch
 from server.graph_changes import GraphChanges
 from server.graph_watch import GraphWatch
 from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
@@ -194,11 +195,13 @@ class App:
         serving, operating = self._listeners = make_listeners(settings, gates, self.metrics, self._log)
         self._http = HttpServer(split_address(settings.http_address))
         # 2. The loop: the store and what is in its ledger, or Kafka.
+        forgetting = ForgettingWatch(self.snapshot.apply, log=self._log)
+        self.metrics.registry.register(forgetting)
         self.loop = make_loop(
             settings,
             graph=graph,
             backend=self._backend,
-            on_change=self.snapshot.apply,
+            on_change=forgetting.apply,
             clock_ms=self._clock_ms,
             log=self._log,
         )

@@ -72,6 +72,7 @@ def _checks(settings: "Settings | None", kafka: str | None) -> "dict[str, Check]
             checks[name] = partial(settings_checks.port, name, getattr(settings, name))
         checks["graph"] = partial(settings_checks.graph, settings)
         checks["store"] = partial(settings_checks.store, settings)
+        checks["forgetting"] = partial(settings_checks.forgetting, settings)
     if kafka is not None:
         checks["kafka"] = partial(settings_checks.kafka, kafka)
     return checks

@@ -8,6 +8,8 @@ import socket
 import time
 from pathlib import Path
 
+import numpy as np
+
 from server.commands.machine_checks import MIB, Finding
 from server.settings import Settings, split_address
 
@@ -73,6 +75,33 @@ def store(settings: Settings) -> Finding:
     if ahead_ms > settings.join.max_skew_ms:
         return Finding("store", "warn", f"{found}; written {ahead_ms / 1e3:,.0f} s in the future", "set the clock")
     return Finding("store", "ok", found)
+
+
+def forgetting(settings: Settings) -> Finding:
+    """A half-life holds enough impressions of an edge to learn from, by what the store has seen."""
+    from bandits.forgetting import FEW_IMPRESSIONS, impressions_held
+    from server.commands.store_views import opened
+    from streams.store import StoreError
+
+    name = "forgetting"
+    if not settings.join.half_life_ms:
+        return Finding(name, "ok", "none: join.half_life_ms is 0")
+    if not (settings.data_dir / "store" / "CURRENT").exists():
+        return Finding(name, "ok", "not known before something has been shown")
+    try:
+        with opened(settings.data_dir) as views:
+            learner = views.learner
+            sums = learner.sums if learner else None
+            if learner is None or sums is None or sums.extra is None or sums.times is None:
+                return Finding(name, "ok", "not known before something has been shown under the half-life")
+            held = impressions_held(sums.edge, sums.extra, sums.times, np.diff(learner.graph.item_ptr))
+    except StoreError as error:
+        return Finding(name, "fail", str(error), "see the store")
+    found = f"a half-life holds {held:,.0f} impressions of an edge that was shown, in the mean"
+    if held < FEW_IMPRESSIONS:
+        fix = f"raise join.half_life_ms, unless tastes change faster: under {FEW_IMPRESSIONS} it costs over 3 %"
+        return Finding(name, "warn", found, fix)
+    return Finding(name, "ok", found)
 
 
 def kafka(bootstrap: str) -> Finding:

@@ -17,6 +17,7 @@ from bandits.artifact import load_graph
 from bandits.backend import choose_backend, serving_backend
 from server.assembly import Gates, Parts, add_operations, make_operating_listener, make_rules
 from server.collectors import StateCollector
+from server.forgetting_watch import ForgettingWatch
 from server.graph_changes import GraphChanges
 from server.graph_watch import GraphWatch
 from server.health import OPERATIONS, Health
@@ -109,11 +110,13 @@ class WritingProcess:
         settings, gates = self._settings, Gates(self._settings)
         graph = load_graph(settings.graph) if settings.graph else None
         listener = self._listener = make_operating_listener(settings, gates, self._metrics, self._log)
+        forgetting = ForgettingWatch(self.snapshot.apply, log=self._log)
+        self._metrics.registry.register(forgetting)
         loop = self._loop = make_loop(
             settings,
             graph=graph,
             backend=self._backend,
-            on_change=self.snapshot.apply,
+            on_change=forgetting.apply,
             clock_ms=self._clock_ms,
             log=self._log,
         )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.drift import World, expected_reward
+from benchmarks.drift import World, outcome
 
 ROUNDS = 60_000
 
@@ -10,7 +10,7 @@ ROUNDS = 60_000
 def gain(turns: float) -> float:
     """Mean reward with a half-life of a quarter of the run, beside remembering everything."""
     worlds = [World(ROUNDS, turns, seed) for seed in (0, 1)]
-    return float(np.mean([expected_reward(w, ROUNDS // 4) / expected_reward(w, 0) for w in worlds]))
+    return float(np.mean([outcome(w, ROUNDS // 4).reward / outcome(w, 0).reward for w in worlds]))
 
 
 def test_forgetting_beats_remembering_where_tastes_turn() -> None:
