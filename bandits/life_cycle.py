@@ -137,12 +137,14 @@ class Bounds:
         age_ms: int64 of shape (n,), 0 where it is not known; None = of none.
         open_clusters: bool of shape (K,), as `candidate_states` takes it.
         owed: bool of shape (n,), candidates that are owed first impressions; None = none of them.
+        spent: the budget is spent: slates are ranked by means, and nobody is explored.
     """
 
     rules: LifeCycle
     age_ms: Int64 | None = None
     open_clusters: Bool | None = None
     owed: Bool | None = None
+    spent: bool = False
 
     def states(self, sums: CandidateSums, width: Float64) -> Int8:
         """As `candidate_states`."""

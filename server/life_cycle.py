@@ -106,7 +106,7 @@ class Exploration(Collector):
             )
             if not spent:
                 self.filled(surface, mode, len(slate.chosen), int(np.count_nonzero(slate.explored)))
-            return slate, position, mode, None
+            return slate, position, mode, Bounds(self._rules, spent=True) if spent else None
         reading = parameters.gather(items, context)
         bounds = self.bounds(parameters.graph, items, context, reading.sums)
         slate = fill_slate(

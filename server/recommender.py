@@ -17,6 +17,7 @@ import numpy as np
 
 from bandits.context import Context
 from bandits.graph import Int32
+from bandits.life_cycle import Bounds
 from freshet.v1 import events_pb2, recommender_pb2, recommender_pb2_grpc
 from server.durable import DurableFeedback
 from server.errors import Refused, no_graph
@@ -250,13 +251,13 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
             items = items[~np.isin(items, parameters.graph.lookup(query.excluded))]
         mode = self._mode(query.mode)
         seed = secrets.randbits(64) if query.seed is None else query.seed
-        rules = self._rules.current
+        rules, bounds = self._rules.current, None
         if self._exploration is None:
             slate, position = parameters.fill(
                 items, user, mode=mode, slate_size=query.slate_size, seed=seed, rules=rules.slate
             )
         else:
-            slate, position, mode, _ = self._exploration.fill(
+            slate, position, mode, bounds = self._exploration.fill(
                 parameters,
                 items,
                 user,
@@ -266,7 +267,19 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
                 seed=seed,
                 rules=rules.slate,
             )
-        self._tell(reply, query, parameters, user, items, slate, rules, mode=mode, seed=seed, position=position)
+        self._tell(
+            reply,
+            query,
+            parameters,
+            user,
+            items,
+            slate,
+            rules,
+            mode=mode,
+            seed=seed,
+            position=position,
+            bounds=bounds,
+        )
 
     def _fill_around(
         self, reply: recommender_pb2.RecommendResponse, query: SlateQuery, parameters: Parameters, user: Context
@@ -301,6 +314,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         mode: str,
         seed: int,
         position: int,
+        bounds: Bounds | None = None,
     ) -> None:
         """State in a reply the slate, of which `items` are the candidates, and what it was computed from."""
         reply.request_id = query.request.request_id or uuid.uuid4().hex
@@ -318,7 +332,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
             propensity=slate.propensity,
         )
         if self._shadows is not None:
-            self._shadows.offer(parameters, user, query, reply)
+            self._shadows.offer(parameters, user, query, reply, bounds)
 
     def _parameters(self) -> Parameters:
         parameters = self._snapshot.current

@@ -293,8 +293,6 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _shadows_are_policies(self) -> "Settings":
-        if self.shadow.policies and self.life_cycle.is_set:
-            raise ValueError("shadow.policies: expected none where life_cycle bounds exploration, got some")
         for at, shadow in enumerate(self.shadow.policies):
             for name, group, given in (("policy", self.policy, shadow.policy), ("slate", self.slate, shadow.slate)):
                 try:

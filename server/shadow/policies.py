@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bandits.life_cycle import IN_LANE, Bounds, settled
 from bandits.policies import DRAWN_MODES, CandidateSums, redraw, score
+from bandits.reserved_slots import placement_reserved
 from bandits.slate_propensity import placement
 from server.scoring import SlateRules
 
@@ -48,6 +50,7 @@ class ShadowPolicy:
         mode: str,
         served: SlateRules,
         seed: int,
+        bounds: Bounds | None = None,
     ) -> Float64:
         """P(the shadow puts this candidate at this slot), float64 of shape (S,).
 
@@ -59,14 +62,37 @@ class ShadowPolicy:
             served: the rules that served it.
             seed: of the draws behind an estimate; it must not be one that the slate was drawn with, or numerator
                 and denominator of a weight would err together.
+            bounds: who could be explored when the slate was served, and who was owed impressions; the shadow is
+                held to the same. Where the budget was spent, the shadow's is taken to have been spent too.
         """
-        rules = self.rules(served)
-        if self.mode == mode and rules == served:
+        rules, own_mode = self.rules(served), self.mode
+        if bounds is not None and bounds.spent:
+            rules, served = replace(rules, explore_share=0.0), replace(served, explore_share=0.0)
+            own_mode, bounds = "exploit", None
+        if own_mode == mode and rules == served:
             return logged
-        if self.mode in DRAWN_MODES:
-            scores = redraw(self.mode, sums, rules.policy, seed, rules.draws_for(len(sums.keys)))
+        if bounds is not None:
+            return self._bounded(sums, chosen, bounds, rules, seed=seed)
+        if own_mode in DRAWN_MODES:
+            scores = redraw(own_mode, sums, rules.policy, seed, rules.draws_for(len(sums.keys)))
         else:
-            scores = score(self.mode, sums, rules.policy, seed).score[None]
-        share = rules.share_of(self.mode)
+            scores = score(own_mode, sums, rules.policy, seed).score[None]
+        share = rules.share_of(own_mode)
         mean: Float64 = placement(scores, chosen, top_m=rules.top_m, explore_share=share).mean(axis=0)
+        return mean
+
+    def _bounded(
+        self, sums: CandidateSums, chosen: Int64, bounds: Bounds, rules: SlateRules, *, seed: int
+    ) -> Float64:
+        """Where only some may be explored, and slots are reserved: as `server.scoring.fill_slate` fills them."""
+        scores = score(self.mode, sums, rules.policy, seed)
+        states = bounds.states(sums, scores.width)
+        if self.mode in DRAWN_MODES:
+            drawn = redraw(self.mode, sums, rules.policy, seed, rules.draws_for(len(sums.keys)))
+            drawn = np.where(states == IN_LANE, drawn, scores.mean)
+        else:
+            ranked = settled(self.mode, scores, states) if bounds.rules.closes_lane else scores
+            drawn = ranked.score[None]
+        pools = bounds.pools(states, rules.share_of(self.mode))
+        mean: Float64 = placement_reserved(drawn, chosen, top_m=rules.top_m, pools=pools).mean(axis=0)
         return mean

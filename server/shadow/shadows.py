@@ -23,6 +23,7 @@ from structlog.typing import FilteringBoundLogger
 from bandits.context import Context
 from bandits.graph import Graph, Int32
 from bandits.join_rule import JoinRule
+from bandits.life_cycle import Bounds
 from bandits.policies import CandidateSums
 from freshet.v1 import events_pb2, recommender_pb2
 from server.replies import AnyReply
@@ -50,6 +51,7 @@ class _Job:
     reply: AnyReply | bytes
     served: SlateRules
     cells: int
+    bounds: Bounds | None
 
 
 class Shadows:
@@ -102,8 +104,18 @@ class Shadows:
         # Spread by a product, as checksums of ids that are counted up are no random numbers.
         return (zlib.crc32(request_id) * 0x9E3779B1 & 0xFFFFFFFF) < self._below
 
-    def offer(self, parameters: Parameters, user: Context, query: SlateQuery, reply: AnyReply) -> None:
-        """Look at an answered request; the reply must be complete, and is not changed any more."""
+    def offer(
+        self,
+        parameters: Parameters,
+        user: Context,
+        query: SlateQuery,
+        reply: AnyReply,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """Look at an answered request; the reply must be complete, and is not changed any more.
+
+        `bounds` are those of its candidates, if anything bound them.
+        """
         if not self.chooses(reply.request_id.encode()):
             return
         graph, request = parameters.graph, query.request
@@ -114,10 +126,17 @@ class Shadows:
             items = graph.items_around(user.cluster_ids)
         if query.excluded:
             items = items[~np.isin(items, graph.lookup(query.excluded))]
-        self.take(parameters, items, user, reply, request_id=reply.request_id)
+        self.take(parameters, items, user, reply, request_id=reply.request_id, bounds=bounds)
 
     def take(
-        self, parameters: Parameters, items: Int32, user: Context, reply: AnyReply | bytes, *, request_id: str
+        self,
+        parameters: Parameters,
+        items: Int32,
+        user: Context,
+        reply: AnyReply | bytes,
+        *,
+        request_id: str,
+        bounds: Bounds | None = None,
     ) -> None:
         """Keep a chosen request for scoring.
 
@@ -127,6 +146,7 @@ class Shadows:
             user: the resolved user.
             reply: the answer, or its bytes where it was a ScoreResponse.
             request_id: of the reply.
+            bounds: of the candidates' exploration, which hold for shadows too; None = nothing bounds it.
         """
         if not len(items):
             return
@@ -139,7 +159,7 @@ class Shadows:
             self._count("repeated", 2)
             return
         sums = parameters.gather(items, user).sums
-        job = _Job(slate, parameters.graph, items, sums, reply, self._rules.current.slate, cells)
+        job = _Job(slate, parameters.graph, items, sums, reply, self._rules.current.slate, cells, bounds)
         with self._work:
             self._jobs.append(job)
             self._cells += cells
@@ -252,7 +272,9 @@ class Shadows:
         chosen = order[np.searchsorted(job.items, job.graph.lookup(item_ids), sorter=order)]
         mode, seed = MODE_NAMES[reply.mode], _own_seed(reply.request_id)
         probabilities = [
-            policy.probabilities(job.sums, chosen, logged, mode=mode, served=job.served, seed=seed)
+            policy.probabilities(
+                job.sums, chosen, logged, mode=mode, served=job.served, seed=seed, bounds=job.bounds
+            )
             for policy in self._policies
         ]
         job.slate.item_ids = item_ids

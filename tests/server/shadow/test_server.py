@@ -86,7 +86,8 @@ def test_a_wrong_shadow_policy_is_named(policies: Any, message: str) -> None:
     assert str(error.value).startswith(message)
 
 
-def test_bounded_exploration_has_no_shadows() -> None:
-    """Budgets spent by one policy would bound another."""
-    with pytest.raises(SettingsError, match=r"shadow.policies: expected none where life_cycle"):
-        load_settings(shadow={"policies": [{"name": "a"}]}, life_cycle={"max_age_s": 5})
+def test_bounds_of_exploration_hold_for_shadows_too() -> None:
+    """Beside the traffic a policy is held to the same caps and owes the same impressions."""
+    settings = load_settings(shadow={"policies": [{"name": "a"}]}, life_cycle={"max_age_s": 5})
+    assert settings.shadow.policies
+    assert settings.life_cycle.is_set
