@@ -77,6 +77,42 @@ def test_what_a_launch_could_add_is_bounded(device: Device) -> None:
     assert sums.saturated > 0
 
 
+def test_facts_keep_their_contexts_where_a_batch_takes_several_launches(device: Device) -> None:
+    """Rewards so large that a launch may add 2^15 facts at most: the others find their own columns too."""
+    graph = small_graph()
+    facts, sums, expected = facts_of(graph, 40_000, 1, reward=2**32 - 1), Sums.zeros(graph), Sums.zeros(graph)
+    CupyBackend(device).add(graph, sums, facts)
+    NumpyBackend().add(graph, expected, facts)
+    assert equal(sums, expected)
+
+
+def test_rows_that_an_edit_adds_saturate_too(device: Device) -> None:
+    """What is known of the largest sum is not older than the rows that came with an edit."""
+    graph = random_graph(np.random.default_rng(1), n_items=5, n_clusters=6)
+    larger = edited(graph, GraphEdit("v2", ["fresh"], [np.array([0, 3])]))
+    resident = ResidentSums(device, graph, Sums.zeros(graph))
+    sums = Sums.zeros(larger)
+    sums.edge[graph.n_edges :] = LARGEST - 5
+    assert resident.follow(larger, sums, np.empty(0, np.int32))
+    one, cluster = np.ones(1, np.int64), np.array([3], np.int32)
+    first = np.zeros(1, np.int32)
+    facts = Facts(first + 5, first, one, one * 9, np.array([0, 1], np.int64), cluster, one)
+    capped = resident.add(facts)
+    rows, _ = resident.read(np.array([5], np.int32))
+    assert rows.tolist() == [[LARGEST - 5] * 3, [LARGEST - 4, LARGEST - 4, LARGEST]]
+    assert capped == 1
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 257, 5), (1000, 0, 7)])
+def test_columns_of_a_batch_are_aligned_and_whole(device: Device, sizes: tuple[int, ...]) -> None:
+    """A GPU cannot read an int32 from an odd address; each column starts on a line of memory of its own."""
+    places = device.move(*[(np.arange(size), dtype) for size, dtype in zip(sizes, ("u1", "i4", "u2"), strict=True)])
+    assert [int(place) % 256 for place in places] == [int(places[0]) % 256] * 3
+    assert int(places[0]) % 8 == 0
+    assert int(places[1] - places[0]) >= sizes[0]
+    assert int(places[2] - places[1]) >= 4 * sizes[1]
+
+
 @pytest.mark.parametrize(("column", "value"), [("reward", 2**32), ("reward", -1), ("impressions", 256)])
 def test_a_number_that_a_packed_column_cannot_hold_is_refused(device: Device, column: str, value: int) -> None:
     """It would be cut off on the way; nothing is added."""
