@@ -2,15 +2,22 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bandits.backend import choose_backend
 from bandits.backend_cupy import CupyBackend
 from bandits.cupy_device import open_device
 from bandits.graph_edit import GraphEdit
+from bandits.sums import state_hash
 from server.snapshot import Snapshot
+from streams.kafka.catalogue import Edited
+from streams.kafka.shared_sums import SharedSums
+from streams.row_codec import encode_rows
 from streams.verify import verify_store
 from tests.bandits.cuda.emulation import EmulatedCupy
+from tests.bandits.cuda.test_resident_sums import record_of
+from tests.bandits.test_graph_edit import random_graph
 from tests.streams.loops import clicked, model_hash, offer, settle, shown, started
 
 
@@ -57,3 +64,32 @@ def test_a_loop_on_a_gpu_learns_what_the_model_says(tmp_path: Path, backend: Cup
     graph = loop._committer.learner.graph  # type: ignore[union-attr]
     loop.stop(grace_s=10)
     assert state == model_hash(graph, events)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sums_that_partitions_share_are_the_same_on_a_gpu(seed: int, backend: CupyBackend) -> None:
+    """A worker's partitions come, go, learn and edit the graph: rows to be published are equal, byte for byte."""
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng, n_items=12, n_clusters=6)
+    names = [*graph.item_ids, "new-1", "new-2"]
+    workers = [SharedSums.empty(graph, 2, own) for own in (backend, choose_backend("numpy"))]
+    learners = [[worker.learner(number) for number in range(2)] for worker in workers]
+    for step in range(1, 25):
+        action, number = rng.choice(["apply", "apply", "edit", "clear", "publish"]), int(rng.integers(2))
+        if action == "apply":
+            record = record_of(names, graph.n_clusters, step)
+            assert np.array_equal(*[own[number].apply(record, offset=step) for own in learners])
+        elif action == "edit":
+            clusters = tuple(np.sort(rng.choice(6, rng.integers(1, 5), replace=False)).tolist())
+            change = {str(rng.choice(names)): Edited(step, clusters, 0, retired=bool(rng.random() < 0.2))}
+            assert np.array_equal(*[worker.edit(change, number=number, position=step) for worker in workers])
+        elif action == "clear":
+            for worker in workers:
+                worker.clear(number)
+        else:
+            items = np.arange(workers[0].graph.n_items, dtype=np.int32)
+            rows = [encode_rows(own.graph, own.sums, own.row_position, items) for own in workers]
+            assert rows[0] == rows[1]
+    hashes = {state_hash(worker.graph, worker.sums) for worker in workers}
+    assert len(hashes) == 1
+    assert backend.facts_on_device
