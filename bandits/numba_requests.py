@@ -10,8 +10,8 @@ from numba import njit
 from bandits.numba_memory import pointer
 from bandits.numba_propensity import over_draws
 from bandits.numba_retrieval import retrieve
-from bandits.numba_scores import POLICY, RANDOMIZED, THOMPSON_MODE, score_candidates
-from bandits.numba_slates import pick_slate
+from bandits.numba_scores import EXPLOIT, POLICY, RANDOMIZED, THOMPSON_MODE, score_candidates
+from bandits.numba_slates import mark_beyond_means, pick_slate
 
 SCORE, MEAN, WIDTH, PROPENSITY = 0, 1, 2, 3  # rows of the numbers of a slate
 LARGEST = POLICY.index("largest")
@@ -79,7 +79,7 @@ def fill_around(  # type: ignore[no-untyped-def]
 def pick_filled(  # type: ignore[no-untyped-def]
     score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws, head, band
 ):
-    """A slate of scored candidates; returns as `fill_slate`."""
+    """A slate of scored candidates; returns as `fill_slate`. Explored is also what is not there for its mean."""
     chosen, explored, numbers = np.empty(size, np.int64), np.empty(size, np.bool_), np.empty((4, size))
     propensity = numbers[PROPENSITY]
     pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored)
@@ -87,6 +87,8 @@ def pick_filled(  # type: ignore[no-untyped-def]
         over_draws(
             mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
         )
+    if policy[0] != EXPLOIT:
+        mark_beyond_means(mean, chosen, explored)
     largest = policy[LARGEST]
     for slot in range(size):
         at = chosen[slot]

@@ -136,6 +136,29 @@ def _sorted(score, keys, seed):  # type: ignore[no-untyped-def]
 
 
 @njit
+def mark_beyond_means(mean, chosen, explored):  # type: ignore[no-untyped-def]
+    """Mark those that the mean alone would not have put in the slate (`bandits.slates.beyond_means`)."""
+    size = len(chosen)
+    if size <= _FEW:
+        best, count = np.empty(size), 0
+        for i in range(len(mean)):
+            value = mean[i]
+            if count == size and value <= best[size - 1]:
+                continue
+            at = count if count < size else size - 1
+            while at > 0 and best[at - 1] < value:
+                best[at] = best[at - 1]
+                at -= 1
+            best[at] = value
+            count = min(count + 1, size)
+        last = best[size - 1]
+    else:
+        last = np.sort(mean)[len(mean) - size]
+    for slot in range(size):
+        explored[slot] = explored[slot] or mean[chosen[slot]] < last
+
+
+@njit
 def _permute(order, keys, top_m, seed):  # type: ignore[no-untyped-def]
     offset, factor = stream_key(seed, TOP_M)
     _sort_by_draw(order[:top_m], keys, offset, factor)

@@ -133,6 +133,27 @@ def _fill(keys: UInt64, size: int, explore_share: float, seed: int) -> tuple[Int
     return np.concatenate([head, np.flatnonzero(rest)[: size - slots]]), explored
 
 
+def beyond_means(mean: Float64, chosen: Int64) -> Bool:
+    """Which items of a slate the mean alone would not have put in it: those that are there to be found out about.
+
+    Args:
+        mean: float64 of shape (n,), of the candidates.
+        chosen: int64 of shape (S,), the slate.
+
+    Returns:
+        bool of shape (S,); False for equals of the last that the mean would have taken.
+
+    Examples:
+        >>> beyond_means(np.array([0.1, 0.9, 0.5]), np.array([0, 1])).tolist()
+        [True, False]
+    """
+    if len(chosen) == 0:
+        return np.zeros(0, np.bool_)
+    last = np.partition(mean, len(mean) - len(chosen))[len(mean) - len(chosen)]
+    beyond: Bool = mean[chosen] < last
+    return beyond
+
+
 def estimate_propensity(
     slate: Slate,
     redraws: Float64,

@@ -63,7 +63,7 @@ class Metrics:
         self._slate_items = Counter("freshet_slate_items_total", "Items in slates.", slate, registry=registry)
         self._explored = Counter(
             "freshet_slate_items_explored_total",
-            "Items put in a slot by an exploration draw.",
+            "Items put in a slot by an exploration draw, or that exploit would not have shown.",
             slate,
             registry=registry,
         )

@@ -28,7 +28,7 @@ from bandits.policies import (
     score,
 )
 from bandits.reserved_slots import Pools, ReservedSlate, pick_reserved, placement_reserved
-from bandits.slates import Int64, pick
+from bandits.slates import Int64, beyond_means, pick
 from server.limits import MAX_REDRAWN_SCORES, SENT_INFINITY
 
 if TYPE_CHECKING:  # Numba takes half a second to import: only who fills slates with it pays
@@ -85,7 +85,7 @@ class FilledSlate:
         chosen: int64 of shape (S,), indices of candidates.
         score, mean, width: float64 of shape (S,), finite.
         propensity: float64 of shape (S,), 0 < p <= 1.
-        explored: bool of shape (S,).
+        explored: bool of shape (S,): slots that were drawn, and items that exploit would not have shown.
         estimated: True if the propensities are Monte Carlo estimates.
         exploring: how many of the items are shown for what is not known of them, those that were ranked by an
             optimistic or drawn score included; None = not counted.
@@ -151,7 +151,13 @@ def fill_slate(
             top_m=rules.top_m,
             explore_share=explore_share,
         )
-    return _filled(scores, chosen, propensity, slate.explored, estimated=estimated)
+    explored = _explored(mode, scores, chosen, slate.explored)
+    return _filled(scores, chosen, propensity, explored, estimated=estimated)
+
+
+def _explored(mode: str, scores: Scores, chosen: Int64, drawn: Bool) -> Bool:
+    """Slots that were drawn, and items that are there although exploit would have shown others."""
+    return drawn | beyond_means(scores.mean, chosen) if has_lane(mode) else drawn
 
 
 def _fill_bounded(

@@ -18,7 +18,7 @@ from bandits.graph import Graph, build_graph
 from bandits.graph_edit import GraphEdit, edited
 from bandits.numba_draws import key_bits, key_uniform, normal_quantile, stream_key
 from bandits.policies import DRAWN_MODES, PolicySettings, score
-from bandits.slates import pick
+from bandits.slates import beyond_means, pick
 from bandits.slates_numba import CompiledSlates, compiled_policy
 from bandits.sums import UNIT, Sums
 
@@ -79,8 +79,10 @@ def defined(
     propensity = slate.propensity
     if mode in DRAWN_MODES and len(slate.chosen):
         propensity = propensity_over_draws(slate, scores, gathered, policy, mode=mode, seed=seed, draws=10, **how)
-    at = slate.chosen
-    return at, np.stack([scores.score[at], scores.mean[at], scores.width[at], propensity]), slate.explored
+    at, explored = slate.chosen, slate.explored
+    if mode not in ("exploit", "epsilon_greedy"):
+        explored = explored | beyond_means(scores.mean, at)
+    return at, np.stack([scores.score[at], scores.mean[at], scores.width[at], propensity]), explored
 
 
 @settings(max_examples=300, deadline=None)

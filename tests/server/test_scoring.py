@@ -93,6 +93,19 @@ def test_epsilon_is_the_exploration_share_of_its_mode_alone() -> None:
     assert not fill_slate(sums, mode="exploit", slate_size=5, seed=0, rules=rules).explored.any()
 
 
+@pytest.mark.parametrize("mode", ["randomized_ucb", "ucb", "thompson", "uniform"])
+def test_what_exploit_would_not_have_shown_is_explored(mode: str) -> None:
+    """Operators see how much a drawn or optimistic policy explores, though no slot is drawn at random."""
+    sums, rules = random_sums(2), RULES
+    greedy = set(fill_slate(sums, mode="exploit", slate_size=2, seed=0, rules=rules).chosen.tolist())
+    seen = set()
+    for seed in range(50):
+        slate = fill_slate(sums, mode=mode, slate_size=2, seed=seed, rules=rules)
+        assert slate.explored.tolist() == [item not in greedy for item in slate.chosen.tolist()]
+        seen.update(slate.explored.tolist())
+    assert True in seen
+
+
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_no_candidates_make_an_empty_slate(mode: str) -> None:
     """All unknown or all excluded is no error."""

@@ -139,7 +139,7 @@ class ScoredItem(_message.Message):
     """Probability of this item in this position, 0 < p <= 1."""
     propensity_kind: Global___PropensityKind.ValueType
     explored: _builtins.bool
-    """True if the slot was filled by an exploration draw rather than by rank."""
+    """True if the slot was filled by an exploration draw, or by an item that exploit would not have put in the slate."""
     def __init__(
         self,
         *,
