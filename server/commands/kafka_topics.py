@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from server.commands.backend_choice import chosen_backend
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
-from streams.artifact_dir import Artifacts, NoArtifact
+
+if TYPE_CHECKING:  # they bring NumPy along, which the help of a command does not need
+    from streams.artifact_dir import Artifacts
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -52,7 +54,7 @@ def on_topics(
     read: Callable[..., Coroutine[Any, Any, Result]],
     bootstrap: str | None,
     prefixes: tuple[str, str],
-    artifacts: Artifacts,
+    artifacts: "Artifacts",
     config: Path | None,
     backend: str,
     progress: Callable[[int], None],
@@ -71,6 +73,7 @@ def on_topics(
     from aiokafka.errors import KafkaError
 
     from server.settings import SettingsError, load_settings
+    from streams.artifact_dir import NoArtifact
     from streams.outcome_codec import LedgerError
     from streams.topics import TopicNames
 
