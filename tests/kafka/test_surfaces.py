@@ -38,7 +38,7 @@ def wait_until_learned(cluster: Cluster, rule: JoinRule, expected: str) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(180)
 def test_two_surfaces_learn_at_their_own_pace_from_the_same_topics(
     kafka: str, topic_prefix: str, tmp_path: Path
 ) -> None:

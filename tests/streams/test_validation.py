@@ -72,6 +72,7 @@ BAD_IMPRESSIONS = [
     ({"policy": "x" * 257}, "policy", "at most 256 bytes", "257 bytes"),
     ({"graph_version": "é" * 129}, "graph_version", "at most 256 bytes", "258 bytes"),
     ({"user_key": "x" * 257}, "user_key", "at most 256 bytes", "257 bytes"),
+    ({"surface": "é" * 32 + "x"}, "surface", "at most 64 bytes", "65 bytes"),
     ({"mode": 8}, "mode", "a Mode, 0 to 7", "8"),
     ({"mode": -1}, "mode", "a Mode, 0 to 7", "-1"),
 ]
