@@ -37,9 +37,10 @@ from server.life_cycle import Budgets, Exploration
 from server.limits import FIRST_HOLD_MS, PRIOR_REFIT_S, SMALLEST_LOOP_GRACE_S, WARM_UP_CANDIDATES
 from server.listener import Listener
 from server.logs import make_logger
-from server.loops import Loop, make_loop
+from server.loops import LearnsElsewhere, Loop, make_loop
 from server.metrics import Metrics
 from server.pages import make_pages
+from server.partitions_collector import PartitionsCollector
 from server.settings import Settings, split_address
 from server.shadow.collector import ShadowCollector
 from server.shadow.shadows import Shadows
@@ -235,6 +236,8 @@ class App:
             parts, operating, changes=changes, refusal=lambda: self._watch.refusal if self._watch else ""
         )
         self.metrics.registry.register(StateCollector(vitals.sample, gates=gates.all(), version=self.version))
+        if isinstance(self.loop, LearnsElsewhere):
+            self.metrics.registry.register(PartitionsCollector(self.loop.graph_partitions))
         self._warm_up()
         # 4. Callers: the health first, so that whoever gets through is told the truth.
         self._vitals = vitals

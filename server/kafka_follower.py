@@ -17,6 +17,7 @@ from kafka.errors import KafkaError
 from structlog.typing import FilteringBoundLogger
 
 from bandits.backend_numpy import NumpyBackend
+from bandits.edited_sums import clear_rows
 from bandits.graph import Graph
 from bandits.graph_edit import GraphEdit, edited
 from bandits.learner import Learner
@@ -25,6 +26,7 @@ from freshet.v1 import parameters_pb2
 from server.logs import make_logger
 from streams.change import Change, Fading, rows_now
 from streams.kafka.catalogue import EDITED_TAG, Edited, edited_at, graph_edit
+from streams.kafka.ledger import partitions_of
 from streams.row_codec import decode_rows, place_rows
 from streams.topics import TopicNames
 
@@ -71,6 +73,12 @@ class ParameterFollower:
         self._versions: dict[int, str] = {}  # artifact that the rows of a partition are written under
         self._went_on: dict[int, tuple[int, str]] = {}  # since when, by the broker's clock
         self._epochs: dict[int, int] = {}
+        self._last_marks: dict[int, parameters_pb2.PartitionMark] = {}
+        self._switched_at: dict[int, int] = {}
+        self._unfinished: set[int] = set()  # partitions whose rows are being published under this artifact
+        self._is_outdated = False
+        self._partition_of = np.empty(0, np.int64)
+        self._count = 0
         self._caught_up = False
         self._fading = Fading()
         self._marks: dict[int, int] = {}
@@ -155,12 +163,13 @@ class ParameterFollower:
             for tp in tps:
                 consumer.seek(tp, starts[tp])
             behind = {tp for tp in tps if starts[tp] < ends[tp]}
+            self._count = len(tps)
             while not self._stopping.is_set():
                 if behind:
                     behind = {tp for tp in behind if consumer.position(tp) < ends[tp]}
                 self._caught_up = self._caught_up or not behind
                 # Not before all partitions are of this artifact: a reply is of one graph.
-                whole = not any(self._is_foreign(tp.partition) for tp in tps)
+                whole = not self._unfinished and not any(self._is_foreign(tp.partition) for tp in tps)
                 if not behind and whole and not self._ready.is_set():
                     self._hand_over_all()
                 self._take(consumer.poll(timeout_ms=_POLL_MS, max_records=_RECORDS_PER_POLL))
@@ -207,6 +216,7 @@ class ParameterFollower:
     def _take(self, fetched: Mapping[TopicPartition, Sequence[Any]]) -> None:
         names: list[str] = []
         values: list[bytes] = []
+        floors: list[int] = []  # rows below are of a graph before
         marks: dict[int, int] = {}
         ready: dict[str, bytes] = {}
         for tp, records in fetched.items():
@@ -215,7 +225,11 @@ class ParameterFollower:
                 key, value = record.key or b"", record.value
                 if key[:1] == MARK_BYTE and value is not None:
                     mark = parameters_pb2.PartitionMark.FromString(value)
-                    self._follow_version(tp.partition, mark, record.timestamp, waiting)
+                    if key == MARK_BYTE:
+                        self._follow_version(tp.partition, mark, record.timestamp, waiting)
+                        self._unfinished.discard(tp.partition)
+                    elif self._follow_version(tp.partition, mark, record.timestamp, waiting):
+                        self._unfinished.add(tp.partition)
                 if self._is_foreign(tp.partition):
                     continue
                 if key == MARK_BYTE and value is not None:
@@ -229,17 +243,18 @@ class ParameterFollower:
                     else:
                         names.append(name)
                         values.append(value)
+                        floors.append(self._switched_at.get(tp.partition, 0))
         if not names and not marks:
             return
         if ready:
             self._edit(ready)
-        items = self._place([*names, *ready], [*values, *ready.values()])
+        items = self._place([*names, *ready], [*values, *ready.values()], [*floors, *[0] * len(ready)])
         for partition, position in marks.items():
             self._marks[partition] = max(self._marks.get(partition, 0), position)
         if self._ready.is_set():
             self._hand_over(items)
 
-    def _place(self, names: list[str], values: list[bytes]) -> Int32:
+    def _place(self, names: list[str], values: list[bytes], floors: list[int]) -> Int32:
         if not names:
             return np.empty(0, np.int32)
         try:
@@ -247,46 +262,87 @@ class ParameterFollower:
         except ValueError as error:
             # One writer of nonsense must not stop the serving of all other rows.
             self._log.error("rows passed over", reason=str(error), rows=len(names))
-            return self._place_singly(names, values)
+            return self._place_singly(names, values, floors)
+        now = np.flatnonzero(rows.position >= np.array(floors)).tolist()
+        if len(now) < len(names):
+            return self._place(*([column[at] for at in now] for column in (names, values, floors)))  # type: ignore
         with self._lock:
             place_rows(self._held.graph, rows, self._held.sums, self._held.row_position)
         number = self._held.graph.lookup(names)
         changed: Int32 = np.unique(number[number >= 0]).astype(np.int32)
         return changed
 
-    def _place_singly(self, names: list[str], values: list[bytes]) -> Int32:
+    def _place_singly(self, names: list[str], values: list[bytes], floors: list[int]) -> Int32:
         changed: list[Int32] = []
-        for name, value in zip(names, values, strict=True):
+        for name, value, floor in zip(names, values, floors, strict=True):
             try:
                 decode_rows([name], [value])
             except ValueError:
                 continue
-            changed.append(self._place([name], [value]))
+            changed.append(self._place([name], [value], [floor]))
         return np.unique(np.concatenate(changed)) if changed else np.empty(0, np.int32)
 
     @property
     def other_version(self) -> str:
-        """The artifact that workers have gone on to last, if it is another; empty while that is not known."""
+        """The artifact that workers have gone on to last, if it is another; empty while that is not known.
+
+        Where they have come back to this one, it is this one: rows here are of the time before.
+        """
         if not self._caught_up or not self._went_on:
             return ""
         _, version = max(self._went_on.values())
-        return "" if version == self.base_version else version
+        return "" if version == self.base_version and not self._is_outdated else version
+
+    def answers(self, place: tuple[int, int]) -> dict[int, str] | None:
+        """Why partitions cannot come under the graph that was asked for there; None while one has not answered."""
+        answered = {
+            number: mark.refusal
+            for number, mark in self.partitions()
+            if (mark.trial_partition, mark.trial_offset, bool(mark.trial_version)) == (*place, True)
+        }
+        return {number: why for number, why in answered.items() if why} if len(answered) == self._count else None
+
+    def partitions(self) -> list[tuple[int, parameters_pb2.PartitionMark]]:
+        """The last mark of each partition, ascending."""
+        return sorted(dict(self._last_marks).items())
 
     def _follow_version(
         self, partition: int, mark: parameters_pb2.PartitionMark, at_ms: int, waiting: dict[str, bytes]
-    ) -> None:
-        """Note under which artifact a partition is written from here on."""
+    ) -> bool:
+        """Note under which artifact a partition is written from here on; whether that is since now."""
         if mark.epoch < self._epochs.get(partition, 0):
-            return  # of an owner that had been replaced
+            return False  # of an owner that had been replaced
         self._epochs[partition] = mark.epoch
+        self._last_marks[partition] = mark
+        is_new = mark.switched_at > self._switched_at.get(partition, 0)
+        if is_new:
+            self._switched_at[partition] = mark.switched_at
+            waiting.clear()
+            if mark.graph_version == self.base_version:
+                self._is_outdated |= self._ready.is_set()
+                self._forget(partition, mark.switched_at)
         if mark.graph_version and self._versions.get(partition) != mark.graph_version:
             self._versions[partition] = mark.graph_version
             self._went_on[partition] = (at_ms, mark.graph_version)
             waiting.clear()  # what was edited under another artifact was edited onto that
+        return is_new
+
+    def _forget(self, partition: int, switched_at: int) -> None:
+        """Forget rows of a partition that are of a graph before."""
+        if self._is_outdated:
+            return
+        held = self._held
+        if len(self._partition_of) != held.graph.n_items:
+            self._partition_of = partitions_of(held.graph.item_ids, self._count)
+        mine = self._partition_of == partition
+        items = np.flatnonzero(mine & (held.row_position > 0) & (held.row_position < switched_at)).astype(np.int32)
+        with self._lock:
+            clear_rows(held.graph, held.sums, items)
+            held.row_position[items] = 0
 
     def _is_foreign(self, partition: int) -> bool:
-        """Whether rows of a partition are those of another artifact."""
-        return self._versions.get(partition, self.base_version) != self.base_version
+        """Whether rows of a partition are those of another artifact, or of this one at another time."""
+        return self._is_outdated or self._versions.get(partition, self.base_version) != self.base_version
 
     def _settle(self, partition: int, waiting: dict[str, bytes]) -> dict[str, bytes]:
         """Rows of edited items that a mark has come for."""

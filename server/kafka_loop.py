@@ -3,7 +3,8 @@
 It has the methods of `streams.embedded.EmbeddedLoop`, so that the server takes either.
 
 Invariants: a future is done when the broker has the events, not when they have been learned; nothing here learns,
-so freezing and other artifacts are refused with the reason; the broker's absence never stops the serving.
+so freezing is refused with the reason; another artifact comes into force everywhere or, if a worker cannot have it,
+nowhere; the broker's absence never stops the serving.
 """
 
 import threading
@@ -19,7 +20,7 @@ from structlog.typing import FilteringBoundLogger
 
 from bandits.graph import Graph
 from bandits.graph_edit import GraphEdit
-from freshet.v1 import events_pb2
+from freshet.v1 import events_pb2, kafka_state_pb2, operations_pb2
 from server.errors import Refused
 from server.kafka_follower import ParameterFollower
 from server.kafka_producer import FeedbackProducer
@@ -27,13 +28,14 @@ from server.logs import make_logger
 from streams.artifact_dir import Artifacts, NoArtifact
 from streams.change import Change
 from streams.embedded import LoopFailed, LoopLimits, LoopStatus, QueueFull
-from streams.graph_switching import GraphSwitch
+from streams.graph_switching import GraphSwitch, shared_edges
 from streams.overlap_folder import StoredOverlap
 from streams.topics import TopicNames
 
 _TAKEN_S = 10.0
 _IN_FORCE_S = 10.0
 _LOOK_S = 0.01
+_GRAPH_S = 60.0
 _LOOK_FOR_GRAPHS_S = 0.2
 
 
@@ -62,6 +64,7 @@ class KafkaLoop:
         log: FilteringBoundLogger | None = None,
     ) -> None:
         self._log = log or make_logger()
+        self._deployment = names.prefix
         self._graph_dir = graph_dir
         self._on_change = on_change
         self._writing = threading.Lock()
@@ -129,12 +132,61 @@ class KafkaLoop:
         raise LoopFailed("in Kafka mode the workers learn: stop them to freeze learning")
 
     def load_graph(self, graph: Graph, overlap: StoredOverlap | None = None) -> GraphSwitch:
-        """Refused: workers and servers must change it together.
+        """Ask all workers whether they can have an artifact, then to go on under it; wait until it is served here.
 
         Raises:
-            LoopFailed: always.
+            ValueError: a worker cannot, or the map is not between these clusters; nothing has changed.
+            LoopFailed: the broker does not take the order.
+            Refused: UNAVAILABLE if a partition has not answered, or not gone on, in time.
         """
-        raise LoopFailed("in Kafka mode a graph is placed in the graph_dir of workers and servers")
+        old = self._follower.graph
+        if overlap is not None:
+            overlap.check(old, graph)
+        if self._follower.base_version == graph.version:
+            return GraphSwitch(old.n_live_edges, 0, 0)
+        order = kafka_state_pb2.GraphOrder(
+            version=graph.version, overlap=overlap.name if overlap else "", deployment=self._deployment
+        )
+        tried = self._producer.order(_as_trial(order))
+        self._wait(
+            lambda: self._follower.answers(tried) is not None, "not every worker has said whether it has the graph"
+        )
+        refusals = sorted(set((self._follower.answers(tried) or {}).values()))
+        if refusals:
+            raise ValueError(f"a worker cannot have it: {'; '.join(refusals)}")
+        self._producer.order(order)
+        self._wait(
+            lambda: self._follower.base_version == graph.version,
+            "the workers have been told to go on, but this server does not serve their rows yet",
+        )
+        kept = 0 if overlap is not None else shared_edges(old, graph)
+        return GraphSwitch(kept, graph.n_edges - kept, old.n_live_edges - kept)
+
+    def graph_partitions(self) -> list[operations_pb2.GraphPartition]:
+        """The graph that each partition is written under, and what its worker said when one was asked for."""
+        return [
+            operations_pb2.GraphPartition(
+                partition=number,
+                worker=mark.worker,
+                graph_version=mark.graph_version,
+                asked_version=mark.trial_version,
+                refusal=mark.refusal,
+            )
+            for number, mark in self._follower.partitions()
+        ]
+
+    def _wait(self, until: Callable[[], bool], what: str) -> None:
+        """Wait for the workers.
+
+        Raises:
+            Refused: UNAVAILABLE, they have not come so far in time.
+        """
+        deadline_s = time.monotonic() + _GRAPH_S
+        while not until():
+            if time.monotonic() > deadline_s or self._stopping.is_set():
+                message = f"{what} after {_GRAPH_S:.0f} s"
+                raise Refused(grpc.StatusCode.UNAVAILABLE, message, reason="workers_behind")
+            time.sleep(_LOOK_S)
 
     def has_graph(self, version: str) -> bool:
         """Whether a version is in force."""
@@ -204,9 +256,9 @@ class KafkaLoop:
             if begun is not None:
                 begun.stop()
             with self._writing:
-                self._next = self._made(graph)
-            self._next.start()
-            while not (self._next is None or self._next.other_version or self._stopping.wait(_LOOK_S)):
+                following = self._next = self._made(graph)
+            following.start()
+            while not (self._next is None or following.other_version or self._stopping.wait(_LOOK_S)):
                 pass
             if self._next is None:
                 current.stop()
@@ -229,3 +281,11 @@ class KafkaLoop:
             backend="workers",
             saturated=0,
         )
+
+
+def _as_trial(order: kafka_state_pb2.GraphOrder) -> kafka_state_pb2.GraphOrder:
+    """The question that goes before an order."""
+    trial = kafka_state_pb2.GraphOrder()
+    trial.CopyFrom(order)
+    trial.trial = True
+    return trial

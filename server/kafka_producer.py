@@ -14,9 +14,10 @@ from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 from structlog.typing import FilteringBoundLogger
 
-from freshet.v1 import events_pb2
+from freshet.v1 import events_pb2, kafka_state_pb2
 from server.logs import make_logger
 from streams.embedded import LoopFailed, QueueFull
+from streams.kafka.graph_marks import order_key
 from streams.topics import TopicNames
 
 PROTOBUF = [("content-type", b"application/x-protobuf")]
@@ -101,6 +102,24 @@ class FeedbackProducer:
             self._release(len(items))
             raise QueueFull(self._retry_after_ms) from error
         return done
+
+    def order(self, order: kafka_state_pb2.GraphOrder) -> tuple[int, int]:
+        """Ask all workers for a graph; partition and offset of the question in the items topic.
+
+        Raises:
+            QueueFull: no broker answers.
+            LoopFailed: the server is stopping, or the broker did not take it.
+        """
+        if self._stopped:
+            raise LoopFailed("the server is stopping")
+        try:
+            key = order_key(order.deployment)
+            sent = self._connected().send(self._names.items, order.SerializeToString(), key=key, headers=PROTOBUF)
+            written = sent.get(self._delivery_timeout_ms / 1000)
+        except KafkaError as error:
+            self._log.warning("no broker takes an order", error=repr(error))
+            raise LoopFailed(f"the items topic was not written: {error}") from error
+        return written.partition, written.offset
 
     def stop(self, *, grace_s: float) -> None:
         """Send what was accepted, then close."""

@@ -5,14 +5,14 @@ Both have the same methods; the rest of the server does not know which one it ha
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from structlog.typing import FilteringBoundLogger
 
 from bandits.backend import Backend
 from bandits.graph import Graph
 from bandits.graph_edit import GraphEdit
-from freshet.v1 import events_pb2
+from freshet.v1 import events_pb2, operations_pb2
 from server.settings import Settings
 from streams.change import Change
 from streams.embedded import EmbeddedLoop, LoopStatus
@@ -56,6 +56,14 @@ class Loop(Protocol):
 
     def status(self) -> LoopStatus:
         """What the loop is doing."""
+
+
+@runtime_checkable
+class LearnsElsewhere(Protocol):
+    """A loop whose sums come from workers."""
+
+    def graph_partitions(self) -> list[operations_pb2.GraphPartition]:
+        """The graph that each partition is written under, and what its worker said when one was asked for."""
 
 
 def make_loop(

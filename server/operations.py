@@ -11,7 +11,7 @@ from server import limits
 from server.errors import Refused, invalid_field, no_graph
 from server.graph_changes import GraphChanges
 from server.item_views import top_items, views_of
-from server.loops import Loop
+from server.loops import LearnsElsewhere, Loop
 from server.requests import check_text
 from server.snapshot import Parameters, Snapshot
 from server.vitals import Vitals
@@ -118,6 +118,7 @@ class OperationsService(operations_pb2_grpc.OperationsServiceServicer):
             state_hash=state_hash,
             default_policy=self._policy_name(),
             graph_refusal=self._refusal(),
+            graph_partitions=self._loop.graph_partitions() if isinstance(self._loop, LearnsElsewhere) else [],
         )
 
     def FreezeLearning(  # noqa: N802 - the name of the RPC

@@ -100,7 +100,7 @@ class GraphSwitching:
             overlap.check(old, graph)
         if old is not None and _equal(old, graph):
             return GraphSwitch(old.n_edges, 0, 0)
-        kept = _shared_edges(old, graph) if old and overlap is None else 0
+        kept = shared_edges(old, graph) if old and overlap is None else 0
         had = old.n_live_edges if old else 0
         self.adopt(graph, overlap)
         self._committer.catch_up()
@@ -171,6 +171,7 @@ def _equal(one: Graph, other: Graph) -> bool:
     return list(one.item_ids) == list(other.item_ids) and all(map(np.array_equal, *zip(*arrays, strict=True)))
 
 
-def _shared_edges(old: Graph, new: Graph) -> int:
+def shared_edges(old: Graph, new: Graph) -> int:
+    """Number of edges that two graphs have in common."""
     owner = np.repeat(old.lookup(new.item_ids), np.diff(new.item_ptr))
     return int(np.count_nonzero(locate(old, owner, new.edge_cluster[:, None]) >= 0))

@@ -25,6 +25,13 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
     type=click.Path(path_type=Path, file_okay=False),
     help="Watched: the newest artifact there is learned under instead of --graph.",
 )
+@click.option(
+    "--graph-watch-s",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds between looks into --graph-dir; 0 = only what LoadGraph asks for comes into force.",
+)
 @click.option("--data-dir", required=True, type=click.Path(path_type=Path), help="Stores; one worker at a time.")
 @click.option("--backend", type=CHOICES, help="What adds the facts.")
 @click.option(

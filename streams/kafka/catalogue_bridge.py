@@ -1,5 +1,7 @@
 """Brings the items topic into the ledger: a mark for every change of an item whose partition this worker owns.
 
+A graph that an operator asks for becomes a mark in each of these partitions.
+
 Invariants: marks of one partition of the items topic come in its order, at least once; a learner drops those it has
 had, so a bridge that begins anew, or two that overlap, do no harm. A record that says nothing usable becomes a dead
 letter and stops nothing.
@@ -15,6 +17,7 @@ from freshet.v1 import kafka_state_pb2
 from streams.kafka.catalogue import BadItem, catalogue_mark, encode_mark, item_id_of
 from streams.kafka.chunk import LogRecord
 from streams.kafka.dead_letters import letters
+from streams.kafka.graph_marks import GRAPH_KEY, encode_graph_mark, is_order, order_of
 from streams.kafka.learner_partition import LearnerPartition
 from streams.kafka.ledger import partitions_of
 from streams.kafka.partition import Surroundings
@@ -64,11 +67,46 @@ async def bridge(around: Surroundings, learners: Sequence[LearnerPartition]) -> 
             outgoing: list[Outgoing] = []
             for tp, records in fetched.items():
                 for record in records:
-                    outgoing += _sent_for(around, owned, sent, tp.partition, record)
+                    if is_order(record.key):
+                        outgoing += await _ordered(around, owned, sent, tp.partition, record)
+                    else:
+                        outgoing += _sent_for(around, owned, sent, tp.partition, record)
             if outgoing:
                 await around.sender.send(outgoing)
     finally:
         await consumer.stop()
+
+
+async def _ordered(
+    around: Surroundings,
+    owned: dict[int, LearnerPartition],
+    sent: dict[tuple[int, int], int],
+    partition: int,
+    record: LogRecord,
+) -> list[Outgoing]:
+    """The marks of a graph that an operator asks for; those of a trial say what stands against it."""
+    order = order_of(record.value)
+    numbers = [number for number in owned if record.offset >= sent[number, partition]]
+    sent |= {(number, partition): record.offset + 1 for number in numbers}
+    if order is None or order.deployment != around.names.prefix:
+        return []
+    outgoing: list[Outgoing] = []
+    for number in numbers:
+        learner = owned[number]
+        mark = kafka_state_pb2.GraphMark(
+            version=order.version,
+            from_version=learner.version,
+            overlap=order.overlap,
+            asked=True,
+            partition=partition,
+            offset=record.offset,
+            trial=order.trial,
+        )
+        if order.trial:
+            mark.refusal = await learner.shelf.refusal(order.version, number, learner.shared.graph, order.overlap)
+            log.info("a graph is tried", partition=number, version=order.version, refusal=mark.refusal)
+        outgoing.append(Outgoing(around.names.outcomes, number, GRAPH_KEY, encode_graph_mark(mark)))
+    return outgoing
 
 
 def _sent_for(

@@ -23,6 +23,8 @@ from streams.kafka.partition import Surroundings
 from streams.kafka.sender import Outgoing
 from streams.overlap_folder import overlap_name
 
+_TIDY_S = 1.0
+
 log = structlog.get_logger("freshet.kafka")
 
 
@@ -32,7 +34,7 @@ class GraphFollowing:
     Args:
         around: what all partitions share.
         shelf: the graphs.
-        newest: looks into the directory; None = the wanted graph of the shelf it is.
+        newest: looks into the directory; None = only what operators ask for comes into force.
         learners: gives the partitions that are owned and recovered.
     """
 
@@ -51,14 +53,18 @@ class GraphFollowing:
     async def begin(self, learners: Sequence[LearnerPartition]) -> None:
         """Ask for the wanted graph in partitions that have been taken over, where it has never been in force."""
         wanted = self._shelf.wanted.version
-        # Without a directory to watch, whoever started the worker under this graph has asked for it just now.
-        await self._ask([one for one in learners if self._newest is None or wanted not in one.past_graphs])
+        # Without a directory of graphs, whoever started the worker under this one has asked for it just now.
+        asked = self._around.settings.graph_dir is None
+        await self._ask([one for one in learners if asked or wanted not in one.past_graphs])
 
     async def run(self) -> None:
         """Ask for the newest graph that is placed in the directory, until cancelled."""
         newest = self._newest
-        while newest is not None:
-            await asyncio.sleep(self._around.settings.graph_watch_s)
+        while True:
+            await asyncio.sleep(self._around.settings.graph_watch_s or _TIDY_S)
+            self._shelf.drop_unused()
+            if newest is None:
+                continue
             try:
                 found = await asyncio.to_thread(newest.look)
             except (ValueError, OSError) as error:  # a damaged graph, or a directory that cannot be read
@@ -68,7 +74,6 @@ class GraphFollowing:
                 _, self._shelf.wanted = found
                 self._shelf.add(self._shelf.wanted)
                 await self._ask(self._learners())
-            self._shelf.drop_unused()
 
     async def _ask(self, learners: Sequence[LearnerPartition]) -> None:
         wanted = self._shelf.wanted

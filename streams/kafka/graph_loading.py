@@ -17,6 +17,8 @@ from streams.kafka.learner_partition import LearnerPartition
 from streams.kafka.ledger import decode_delivery
 from streams.kafka.partition import WorkerError
 
+_LOOK_S = 0.5
+
 log = structlog.get_logger("freshet.kafka")
 
 
@@ -56,7 +58,7 @@ async def load_or_wait(partition: LearnerPartition, version: str, overlap: str =
                 f"{partition.ledger.topic}[{partition.number}] is under graph {version}, which cannot be loaded: "
                 f"{reason}; place it in the graph directory of this worker"
             )
-        await asyncio.sleep(settings.graph_watch_s)
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _load(partition: LearnerPartition, version: str, record: LogRecord) -> str:

@@ -15,8 +15,7 @@ from streams.outcome_codec import COLUMNS, encode_outcomes
 GRAPH_KEY = b"graph"
 """Key of these ledger records, by which they are found without being read; others have none."""
 
-ORDER_KEY = b"\xffgraph"
-"""Key of an operator's order in the items topic. No item id begins with that byte, because it is no UTF-8."""
+_ORDER_KEY = b"\xffgraph "  # no item id begins with that byte, because it is no UTF-8
 
 _NOTHING = Outcomes(
     joiner_partition=CATALOGUE,
@@ -60,6 +59,16 @@ def changes(mark: kafka_state_pb2.GraphMark, version: str) -> bool:
     if mark.trial or mark.version == version:
         return False
     return mark.asked or mark.from_version == version
+
+
+def order_key(deployment: str) -> bytes:
+    """Key of an operator's order in the items topic, which deployments may share."""
+    return _ORDER_KEY + deployment.encode()
+
+
+def is_order(key: bytes | None) -> bool:
+    """Whether a key of the items topic is that of an order."""
+    return (key or b"").startswith(_ORDER_KEY)
 
 
 def order_of(value: bytes | None) -> kafka_state_pb2.GraphOrder | None:

@@ -9,7 +9,7 @@ import asyncio
 from bandits.backend import Backend
 from bandits.graph import Graph
 from bandits.overlap import OverlapMap
-from streams.artifact_dir import Artifacts
+from streams.artifact_dir import Artifacts, NoArtifact
 from streams.kafka.shared_sums import SharedSums
 from streams.overlap_folder import StoredOverlap
 
@@ -32,6 +32,7 @@ class GraphShelf:
         self._held: list[SharedSums] = []
         self._loaded = {wanted.version: wanted}
         self._overlaps: dict[str, StoredOverlap] = {}
+        self._tried = ""
 
     def add(self, graph: Graph) -> None:
         """Keep a graph that has been loaded until the next `drop_unused`."""
@@ -48,7 +49,7 @@ class GraphShelf:
         if version not in self._loaded:
             self._loaded[version] = self.artifacts.graph(version)
         if overlap and overlap not in self._overlaps:
-            self._overlaps[overlap] = self.artifacts.overlap(overlap)
+            self._overlaps = {overlap: self.artifacts.overlap(overlap)}
         if self._find(version, number) is None:
             self._held.append(SharedSums.empty(self._loaded[version], self._n_partitions, self._backend))
 
@@ -57,6 +58,17 @@ class GraphShelf:
         known = version in self._loaded and (not overlap or overlap in self._overlaps)
         if not known or self._find(version, number) is None:
             await asyncio.to_thread(self.load, version, number, overlap)
+
+    async def refusal(self, version: str, number: int, old: Graph, overlap: str = "") -> str:
+        """Why a partition cannot come under a graph; empty if it can, and the graph is then kept for it."""
+        self._tried = version
+        try:
+            await self.load_aside(version, number, overlap)
+            self.overlap(overlap, old, self._loaded[version])
+        except (NoArtifact, ValueError, OSError) as error:
+            self._tried = ""
+            return str(error)
+        return ""
 
     def sums_of(self, version: str, number: int) -> SharedSums:
         """The sums of a graph for a partition to come under; it has been loaded."""
@@ -80,10 +92,9 @@ class GraphShelf:
 
     def drop_unused(self) -> None:
         """Forget graphs that no partition is under."""
-        self._held = [shared for shared in self._held if shared.holders]
-        versions = {self.wanted.version, *(shared.base_version for shared in self._held)}
+        self._held = [shared for shared in self._held if shared.holders or shared.base_version == self._tried]
+        versions = {self.wanted.version, self._tried, *(shared.base_version for shared in self._held)}
         self._loaded = {version: graph for version, graph in self._loaded.items() if version in versions}
-        self._overlaps = {}
 
     def _find(self, version: str, number: int) -> SharedSums | None:
         for shared in self._held:

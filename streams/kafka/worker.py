@@ -96,7 +96,8 @@ class Worker:
             KafkaError: no broker answers.
         """
         settings, names = self.settings, self._names
-        newest = NewestGraph(settings.graph_dir) if settings.graph_dir else None
+        watched = settings.graph_dir if settings.graph_watch_s else None
+        newest = NewestGraph(watched) if watched else None
         graph = (newest and newest.first()) or load_graph(settings.graph)
         self._lock = lock_folder(settings.data_dir)
         copies = keep_copy(settings.graph, settings.data_dir)

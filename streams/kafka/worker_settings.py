@@ -20,7 +20,7 @@ class WorkerSettings:
         data_dir: the stores, one for each partition; one worker at a time.
         graph: artifact of the graph; the same for all workers.
         graph_dir: the newest artifact placed here is learned under instead, from when it is; None = `graph` it is.
-        graph_watch_s: seconds between looks into it.
+        graph_watch_s: seconds between looks into it; 0 = what operators ask for is found there, nothing else.
         backend: adds the facts: "auto", "numba", "numpy" or "cupy".
         gpu_crossover: facts of a micro-batch from which on a GPU adds them; 0 = "auto" looks for none.
         rule: the join rule; the same for all workers.

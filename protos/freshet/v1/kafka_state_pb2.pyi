@@ -174,20 +174,24 @@ class GraphOrder(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     OVERLAP_FIELD_NUMBER: _builtins.int
     TRIAL_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     overlap: _builtins.str
     trial: _builtins.bool
     """Nothing is to change yet: every worker is to say whether it could."""
+    deployment: _builtins.str
+    """First part of the names of the ledger and the parameters: deployments may share the items topic."""
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         overlap: _builtins.str = ...,
         trial: _builtins.bool = ...,
+        deployment: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["overlap", b"overlap", "trial", b"trial", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "overlap", b"overlap", "trial", b"trial", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

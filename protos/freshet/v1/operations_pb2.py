@@ -26,7 +26,7 @@ from freshet.v1 import events_pb2 as freshet_dot_v1_dot_events__pb2
 from freshet.v1 import parameters_pb2 as freshet_dot_v1_dot_parameters__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66reshet/v1/operations.proto\x12\nfreshet.v1\x1a\x17\x66reshet/v1/events.proto\x1a\x1b\x66reshet/v1/parameters.proto\"!\n\x0eGetItemRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"i\n\x0fGetItemResponse\x12\"\n\x04item\x18\x01 \x01(\x0b\x32\x14.freshet.v1.ItemView\x12\x15\n\rgraph_version\x18\x02 \x01(\t\x12\x1b\n\x13parameters_position\x18\x03 \x03(\x03\"n\n\x08ItemView\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12.\n\nparameters\x18\x02 \x01(\x0b\x32\x1a.freshet.v1.ItemParameters\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12\x13\n\x0buncertainty\x18\x04 \x01(\x01\"G\n\x10ListItemsRequest\x12$\n\x05order\x18\x01 \x01(\x0e\x32\x15.freshet.v1.ItemOrder\x12\r\n\x05limit\x18\x02 \x01(\r\"l\n\x11ListItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.freshet.v1.ItemView\x12\x15\n\rgraph_version\x18\x02 \x01(\t\x12\x1b\n\x13parameters_position\x18\x03 \x03(\x03\"\x12\n\x10GetStatusRequest\"\xee\x03\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08plumbing\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x15\n\rgraph_version\x18\x04 \x01(\t\x12\x10\n\x08\x63lusters\x18\x05 \x01(\x04\x12\r\n\x05items\x18\x06 \x01(\x04\x12\r\n\x05\x65\x64ges\x18\x07 \x01(\x04\x12\x1b\n\x13parameters_position\x18\x08 \x03(\x03\x12\x12\n\nledger_end\x18\t \x03(\x03\x12\x14\n\x0cstaleness_ms\x18\n \x01(\x04\x12\x17\n\x0flearning_frozen\x18\x0b \x01(\x08\x12\x15\n\rqueued_events\x18\x0c \x01(\x04\x12\x1b\n\x13pending_impressions\x18\r \x01(\x04\x12\x1d\n\x15impressions_in_flight\x18\x12 \x01(\x04\x12\x39\n\x06\x63ounts\x18\x0e \x03(\x0b\x32).freshet.v1.GetStatusResponse.CountsEntry\x12\x12\n\nstate_hash\x18\x0f \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x10 \x01(\t\x12\x15\n\rgraph_refusal\x18\x11 \x01(\t\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\'\n\x15\x46reezeLearningRequest\x12\x0e\n\x06\x66rozen\x18\x01 \x01(\x08\"(\n\x16\x46reezeLearningResponse\x12\x0e\n\x06\x66rozen\x18\x01 \x01(\x08\"6\n\x10LoadGraphRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0coverlap_path\x18\x02 \x01(\t\"j\n\x11LoadGraphResponse\x12\x15\n\rgraph_version\x18\x01 \x01(\t\x12\x12\n\nedges_kept\x18\x02 \x01(\x04\x12\x13\n\x0b\x65\x64ges_added\x18\x03 \x01(\x04\x12\x15\n\redges_dropped\x18\x04 \x01(\x04\"5\n\x12UpsertItemsRequest\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.freshet.v1.Item\",\n\x13UpsertItemsResponse\x12\x15\n\rgraph_version\x18\x01 \x01(\t\"&\n\x12RetireItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"F\n\x13RetireItemsResponse\x12\x15\n\rgraph_version\x18\x01 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x02 \x03(\t*t\n\tItemOrder\x12\x1a\n\x16ITEM_ORDER_UNSPECIFIED\x10\x00\x12\x1a\n\x16ITEM_ORDER_UNCERTAINTY\x10\x01\x12\x1a\n\x16ITEM_ORDER_IMPRESSIONS\x10\x02\x12\x13\n\x0fITEM_ORDER_MEAN\x10\x03\x32\xae\x04\n\x11OperationsService\x12\x42\n\x07GetItem\x12\x1a.freshet.v1.GetItemRequest\x1a\x1b.freshet.v1.GetItemResponse\x12H\n\tListItems\x12\x1c.freshet.v1.ListItemsRequest\x1a\x1d.freshet.v1.ListItemsResponse\x12H\n\tGetStatus\x12\x1c.freshet.v1.GetStatusRequest\x1a\x1d.freshet.v1.GetStatusResponse\x12W\n\x0e\x46reezeLearning\x12!.freshet.v1.FreezeLearningRequest\x1a\".freshet.v1.FreezeLearningResponse\x12H\n\tLoadGraph\x12\x1c.freshet.v1.LoadGraphRequest\x1a\x1d.freshet.v1.LoadGraphResponse\x12N\n\x0bUpsertItems\x12\x1e.freshet.v1.UpsertItemsRequest\x1a\x1f.freshet.v1.UpsertItemsResponse\x12N\n\x0bRetireItems\x12\x1e.freshet.v1.RetireItemsRequest\x1a\x1f.freshet.v1.RetireItemsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66reshet/v1/operations.proto\x12\nfreshet.v1\x1a\x17\x66reshet/v1/events.proto\x1a\x1b\x66reshet/v1/parameters.proto\"!\n\x0eGetItemRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\"i\n\x0fGetItemResponse\x12\"\n\x04item\x18\x01 \x01(\x0b\x32\x14.freshet.v1.ItemView\x12\x15\n\rgraph_version\x18\x02 \x01(\t\x12\x1b\n\x13parameters_position\x18\x03 \x03(\x03\"n\n\x08ItemView\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12.\n\nparameters\x18\x02 \x01(\x0b\x32\x1a.freshet.v1.ItemParameters\x12\x0c\n\x04mean\x18\x03 \x01(\x01\x12\x13\n\x0buncertainty\x18\x04 \x01(\x01\"G\n\x10ListItemsRequest\x12$\n\x05order\x18\x01 \x01(\x0e\x32\x15.freshet.v1.ItemOrder\x12\r\n\x05limit\x18\x02 \x01(\r\"l\n\x11ListItemsResponse\x12#\n\x05items\x18\x01 \x03(\x0b\x32\x14.freshet.v1.ItemView\x12\x15\n\rgraph_version\x18\x02 \x01(\t\x12\x1b\n\x13parameters_position\x18\x03 \x03(\x03\"\x12\n\x10GetStatusRequest\"\xa4\x04\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08plumbing\x18\x02 \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x03 \x01(\t\x12\x15\n\rgraph_version\x18\x04 \x01(\t\x12\x10\n\x08\x63lusters\x18\x05 \x01(\x04\x12\r\n\x05items\x18\x06 \x01(\x04\x12\r\n\x05\x65\x64ges\x18\x07 \x01(\x04\x12\x1b\n\x13parameters_position\x18\x08 \x03(\x03\x12\x12\n\nledger_end\x18\t \x03(\x03\x12\x14\n\x0cstaleness_ms\x18\n \x01(\x04\x12\x17\n\x0flearning_frozen\x18\x0b \x01(\x08\x12\x15\n\rqueued_events\x18\x0c \x01(\x04\x12\x1b\n\x13pending_impressions\x18\r \x01(\x04\x12\x1d\n\x15impressions_in_flight\x18\x12 \x01(\x04\x12\x39\n\x06\x63ounts\x18\x0e \x03(\x0b\x32).freshet.v1.GetStatusResponse.CountsEntry\x12\x12\n\nstate_hash\x18\x0f \x01(\t\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x10 \x01(\t\x12\x15\n\rgraph_refusal\x18\x11 \x01(\t\x12\x34\n\x10graph_partitions\x18\x13 \x03(\x0b\x32\x1a.freshet.v1.GraphPartition\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"r\n\x0eGraphPartition\x12\x11\n\tpartition\x18\x01 \x01(\r\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x15\n\rgraph_version\x18\x03 \x01(\t\x12\x15\n\rasked_version\x18\x04 \x01(\t\x12\x0f\n\x07refusal\x18\x05 \x01(\t\"\'\n\x15\x46reezeLearningRequest\x12\x0e\n\x06\x66rozen\x18\x01 \x01(\x08\"(\n\x16\x46reezeLearningResponse\x12\x0e\n\x06\x66rozen\x18\x01 \x01(\x08\"6\n\x10LoadGraphRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0coverlap_path\x18\x02 \x01(\t\"j\n\x11LoadGraphResponse\x12\x15\n\rgraph_version\x18\x01 \x01(\t\x12\x12\n\nedges_kept\x18\x02 \x01(\x04\x12\x13\n\x0b\x65\x64ges_added\x18\x03 \x01(\x04\x12\x15\n\redges_dropped\x18\x04 \x01(\x04\"5\n\x12UpsertItemsRequest\x12\x1f\n\x05items\x18\x01 \x03(\x0b\x32\x10.freshet.v1.Item\",\n\x13UpsertItemsResponse\x12\x15\n\rgraph_version\x18\x01 \x01(\t\"&\n\x12RetireItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"F\n\x13RetireItemsResponse\x12\x15\n\rgraph_version\x18\x01 \x01(\t\x12\x18\n\x10unknown_item_ids\x18\x02 \x03(\t*t\n\tItemOrder\x12\x1a\n\x16ITEM_ORDER_UNSPECIFIED\x10\x00\x12\x1a\n\x16ITEM_ORDER_UNCERTAINTY\x10\x01\x12\x1a\n\x16ITEM_ORDER_IMPRESSIONS\x10\x02\x12\x13\n\x0fITEM_ORDER_MEAN\x10\x03\x32\xae\x04\n\x11OperationsService\x12\x42\n\x07GetItem\x12\x1a.freshet.v1.GetItemRequest\x1a\x1b.freshet.v1.GetItemResponse\x12H\n\tListItems\x12\x1c.freshet.v1.ListItemsRequest\x1a\x1d.freshet.v1.ListItemsResponse\x12H\n\tGetStatus\x12\x1c.freshet.v1.GetStatusRequest\x1a\x1d.freshet.v1.GetStatusResponse\x12W\n\x0e\x46reezeLearning\x12!.freshet.v1.FreezeLearningRequest\x1a\".freshet.v1.FreezeLearningResponse\x12H\n\tLoadGraph\x12\x1c.freshet.v1.LoadGraphRequest\x1a\x1d.freshet.v1.LoadGraphResponse\x12N\n\x0bUpsertItems\x12\x1e.freshet.v1.UpsertItemsRequest\x1a\x1f.freshet.v1.UpsertItemsResponse\x12N\n\x0bRetireItems\x12\x1e.freshet.v1.RetireItemsRequest\x1a\x1f.freshet.v1.RetireItemsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETSTATUSRESPONSE_COUNTSENTRY']._loaded_options = None
   _globals['_GETSTATUSRESPONSE_COUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_ITEMORDER']._serialized_start=1511
-  _globals['_ITEMORDER']._serialized_end=1627
+  _globals['_ITEMORDER']._serialized_start=1681
+  _globals['_ITEMORDER']._serialized_end=1797
   _globals['_GETITEMREQUEST']._serialized_start=97
   _globals['_GETITEMREQUEST']._serialized_end=130
   _globals['_GETITEMRESPONSE']._serialized_start=132
@@ -50,25 +50,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=534
   _globals['_GETSTATUSREQUEST']._serialized_end=552
   _globals['_GETSTATUSRESPONSE']._serialized_start=555
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1049
-  _globals['_GETSTATUSRESPONSE_COUNTSENTRY']._serialized_start=1004
-  _globals['_GETSTATUSRESPONSE_COUNTSENTRY']._serialized_end=1049
-  _globals['_FREEZELEARNINGREQUEST']._serialized_start=1051
-  _globals['_FREEZELEARNINGREQUEST']._serialized_end=1090
-  _globals['_FREEZELEARNINGRESPONSE']._serialized_start=1092
-  _globals['_FREEZELEARNINGRESPONSE']._serialized_end=1132
-  _globals['_LOADGRAPHREQUEST']._serialized_start=1134
-  _globals['_LOADGRAPHREQUEST']._serialized_end=1188
-  _globals['_LOADGRAPHRESPONSE']._serialized_start=1190
-  _globals['_LOADGRAPHRESPONSE']._serialized_end=1296
-  _globals['_UPSERTITEMSREQUEST']._serialized_start=1298
-  _globals['_UPSERTITEMSREQUEST']._serialized_end=1351
-  _globals['_UPSERTITEMSRESPONSE']._serialized_start=1353
-  _globals['_UPSERTITEMSRESPONSE']._serialized_end=1397
-  _globals['_RETIREITEMSREQUEST']._serialized_start=1399
-  _globals['_RETIREITEMSREQUEST']._serialized_end=1437
-  _globals['_RETIREITEMSRESPONSE']._serialized_start=1439
-  _globals['_RETIREITEMSRESPONSE']._serialized_end=1509
-  _globals['_OPERATIONSSERVICE']._serialized_start=1630
-  _globals['_OPERATIONSSERVICE']._serialized_end=2188
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1103
+  _globals['_GETSTATUSRESPONSE_COUNTSENTRY']._serialized_start=1058
+  _globals['_GETSTATUSRESPONSE_COUNTSENTRY']._serialized_end=1103
+  _globals['_GRAPHPARTITION']._serialized_start=1105
+  _globals['_GRAPHPARTITION']._serialized_end=1219
+  _globals['_FREEZELEARNINGREQUEST']._serialized_start=1221
+  _globals['_FREEZELEARNINGREQUEST']._serialized_end=1260
+  _globals['_FREEZELEARNINGRESPONSE']._serialized_start=1262
+  _globals['_FREEZELEARNINGRESPONSE']._serialized_end=1302
+  _globals['_LOADGRAPHREQUEST']._serialized_start=1304
+  _globals['_LOADGRAPHREQUEST']._serialized_end=1358
+  _globals['_LOADGRAPHRESPONSE']._serialized_start=1360
+  _globals['_LOADGRAPHRESPONSE']._serialized_end=1466
+  _globals['_UPSERTITEMSREQUEST']._serialized_start=1468
+  _globals['_UPSERTITEMSREQUEST']._serialized_end=1521
+  _globals['_UPSERTITEMSRESPONSE']._serialized_start=1523
+  _globals['_UPSERTITEMSRESPONSE']._serialized_end=1567
+  _globals['_RETIREITEMSREQUEST']._serialized_start=1569
+  _globals['_RETIREITEMSREQUEST']._serialized_end=1607
+  _globals['_RETIREITEMSRESPONSE']._serialized_start=1609
+  _globals['_RETIREITEMSRESPONSE']._serialized_end=1679
+  _globals['_OPERATIONSSERVICE']._serialized_start=1800
+  _globals['_OPERATIONSSERVICE']._serialized_end=2358
 # @@protoc_insertion_point(module_scope)

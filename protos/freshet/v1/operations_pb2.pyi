@@ -230,6 +230,7 @@ class GetStatusResponse(_message.Message):
     STATE_HASH_FIELD_NUMBER: _builtins.int
     DEFAULT_POLICY_FIELD_NUMBER: _builtins.int
     GRAPH_REFUSAL_FIELD_NUMBER: _builtins.int
+    GRAPH_PARTITIONS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Release of the server."""
     plumbing: _builtins.str
@@ -263,6 +264,10 @@ class GetStatusResponse(_message.Message):
     def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Counts since the store was made: joined, duplicate, late, unmatched, ..."""
 
+    @_builtins.property
+    def graph_partitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___GraphPartition]:
+        """Kafka: the graph that each partition of the parameters is written under, and by whom."""
+
     def __init__(
         self,
         *,
@@ -284,14 +289,51 @@ class GetStatusResponse(_message.Message):
         state_hash: _builtins.str = ...,
         default_policy: _builtins.str = ...,
         graph_refusal: _builtins.str = ...,
+        graph_partitions: _abc.Iterable[Global___GraphPartition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clusters", b"clusters", "counts", b"counts", "default_policy", b"default_policy", "edges", b"edges", "graph_refusal", b"graph_refusal", "graph_version", b"graph_version", "impressions_in_flight", b"impressions_in_flight", "items", b"items", "learning_frozen", b"learning_frozen", "ledger_end", b"ledger_end", "parameters_position", b"parameters_position", "pending_impressions", b"pending_impressions", "plumbing", b"plumbing", "queued_events", b"queued_events", "staleness_ms", b"staleness_ms", "state_hash", b"state_hash", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clusters", b"clusters", "counts", b"counts", "default_policy", b"default_policy", "edges", b"edges", "graph_partitions", b"graph_partitions", "graph_refusal", b"graph_refusal", "graph_version", b"graph_version", "impressions_in_flight", b"impressions_in_flight", "items", b"items", "learning_frozen", b"learning_frozen", "ledger_end", b"ledger_end", "parameters_position", b"parameters_position", "pending_impressions", b"pending_impressions", "plumbing", b"plumbing", "queued_events", b"queued_events", "staleness_ms", b"staleness_ms", "state_hash", b"state_hash", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class GraphPartition(_message.Message):
+    """A partition of the parameters, as its owner wrote last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITION_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    GRAPH_VERSION_FIELD_NUMBER: _builtins.int
+    ASKED_VERSION_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    partition: _builtins.int
+    worker: _builtins.str
+    graph_version: _builtins.str
+    asked_version: _builtins.str
+    """What the worker answered when LoadGraph last asked for a graph: its version, and why it cannot be had; empty if
+    it can.
+    """
+    refusal: _builtins.str
+    def __init__(
+        self,
+        *,
+        partition: _builtins.int = ...,
+        worker: _builtins.str = ...,
+        graph_version: _builtins.str = ...,
+        asked_version: _builtins.str = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_version", b"asked_version", "graph_version", b"graph_version", "partition", b"partition", "refusal", b"refusal", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GraphPartition: _TypeAlias = GraphPartition  # noqa: Y015
 
 @_typing.final
 class FreezeLearningRequest(_message.Message):
