@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from bandits.aligned import aligned
 from bandits.hashing import hash_strings
+from bandits.text_index import TextIndex
+from bandits.texts import Texts
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -124,6 +126,11 @@ class Graph:
         return dict(zip(self.item_ids, range(self.n_items), strict=True))
 
     @cached_property
+    def text_index(self) -> TextIndex:
+        """Number of each item id, for ids that are columns of bytes; of a graph without edits."""
+        return TextIndex(Texts.of(self.item_ids))
+
+    @cached_property
     def item_hashes(self) -> npt.NDArray[np.uint64]:
         """Two independent 64-bit hashes of each item id, uint64 of shape (n_items, 2)."""
         return hash_strings(self.item_ids)
@@ -136,6 +143,8 @@ class Graph:
             retired: find retired items too, by the number under which their sums are kept.
         """
         edits = self.edits
+        if edits is None and isinstance(item_ids, Texts):
+            return self.text_index.find(item_ids)
         if edits is None:
             get = self.index.get
             return np.array([get(item_id, -1) for item_id in item_ids], dtype=np.int32)

@@ -68,11 +68,12 @@ class Learner:
             return np.empty(0, np.int32)
         self.applied[outcomes.joiner_partition] = outcomes.sequence
         # A retired item goes on learning from what was shown before, in case it comes back.
-        item = self.graph.lookup(outcomes.item_ids, retired=True)[outcomes.item] if len(outcomes) else outcomes.item
-        known = item >= 0
-        self.facts_unknown += int(np.count_nonzero(~known))
-        missing = known.copy()
-        missing[known] = self.row_position[item[known]] <= offset
+        number = self.graph.lookup(outcomes.item_ids, retired=True)
+        taken = number >= 0
+        self.facts_unknown += int(np.count_nonzero(~taken[outcomes.item]))
+        taken[taken] = self.row_position[number[taken]] <= offset
+        item = number[outcomes.item]
+        missing: Bool | slice = slice(None) if taken.all() else taken[outcomes.item]
         facts = Facts(
             item=item[missing],
             context=outcomes.context[missing],
@@ -84,12 +85,12 @@ class Learner:
             opening=chosen(outcomes.opening, missing),
             gamma=chosen(outcomes.gamma, missing),
             shown_ms=chosen(outcomes.shown_ms, missing),
-            half_life_ms=_half_lives(outcomes, missing),
+            half_life_ms=_half_lives(outcomes, len(item[missing])),
         )
         if len(facts):
             self.backend.add(self.graph, self.sums, facts)
         self.facts_applied += len(facts)
-        changed: Int32 = np.unique(facts.item)
+        changed: Int32 = np.unique(number[taken & (np.bincount(outcomes.item, minlength=len(number)) > 0)])
         self.row_position[changed] = self.position
         return changed
 
@@ -151,5 +152,5 @@ class Learner:
         self.graph = graph
 
 
-def _half_lives(outcomes: Outcomes, at: Bool) -> Int64 | None:
-    return None if outcomes.shown_ms is None else np.full(np.count_nonzero(at), outcomes.half_life_ms, np.int64)
+def _half_lives(outcomes: Outcomes, facts: int) -> Int64 | None:
+    return None if outcomes.shown_ms is None else np.full(facts, outcomes.half_life_ms, np.int64)

@@ -79,7 +79,8 @@ def fold_run(run: LedgerRun, deliveries: Sequence[Delivery]) -> Int32:
     any_learner = deliveries[0].learner
     graph, row_position = any_learner.graph, any_learner.row_position
     # As in `Learner.apply`: a retired item goes on learning.
-    item = graph.lookup(run.item_ids, retired=True)[run.item] if len(run.item) else run.item
+    number = graph.lookup(run.item_ids, retired=True)
+    item = number[run.item]
     is_new = taken[run.record]
     known, offset = item >= 0, offsets[run.record]
     unknown_by_record = np.bincount(run.record[is_new & ~known], minlength=len(deliveries))
@@ -108,9 +109,9 @@ def fold_run(run: LedgerRun, deliveries: Sequence[Delivery]) -> Int32:
     ):
         delivery.learner.facts_applied += applied
         delivery.learner.facts_unknown += unknown
-    # Of several facts of an item the last has the highest offset: np.unique returns the first of equals.
-    changed, last = np.unique(facts.item[::-1], return_index=True)
-    row_position[changed] = offset[at][::-1][last] + 1
+    # Of several facts of an item the last has the highest offset, and of several values the last is kept.
+    row_position[facts.item] = offset[at] + 1
+    changed: Int32 = np.unique(number[np.bincount(run.item[at], minlength=len(number)) > 0])
     return changed
 
 

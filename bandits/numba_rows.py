@@ -3,8 +3,9 @@
 Promises: pairs are told apart by their bytes, hashes only say where to look. Nothing is checked here: tables have a
 power of two of slots, at most half of which are taken.
 
-A table of alive rows has in each slot the number of a row, or -1, and its hash; collisions go to the next slot. A
-table of a batch has in each slot the place of a row in the batch + 1, or 0.
+A table of alive rows has in each slot the hash of a row and its number + 1, or 0; collisions go to the next slot. A
+table of a batch has in each slot the place of a row in the batch + 1, or 0. A row costs the cache miss of its
+slot, so slots are asked for some rows ahead.
 """
 
 from typing import Any, NamedTuple
@@ -14,10 +15,12 @@ from numba import njit
 
 from bandits import numba_memory, numba_texts
 from bandits.numba_cache import fingerprint
-from bandits.numba_memory import load, pointer
+from bandits.numba_memory import load, pointer, prefetch
 from bandits.numba_texts import mixed, same_text, text_hash
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_AHEAD = 16  # rows from asking for a slot to reading it
+_ONE = np.uint64(1)
 
 
 class Places(NamedTuple):
@@ -86,15 +89,22 @@ def _same_pair(one, row, other, other_row):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _alive(pairs, row, wanted, slot_hash, slot_row, alive, first):  # type: ignore[no-untyped-def]
+def _alive(pairs, row, wanted, slots, alive, first):  # type: ignore[no-untyped-def]
     """The slot of a pair in a table of alive rows, or the empty one where it would be."""
-    last = np.int64(len(slot_row) - 1)
+    last = np.int64(len(slots) - 1)
     slot = np.int64(wanted & np.uint64(last))
-    while slot_row[slot] >= 0:
-        if slot_hash[slot] == wanted and _same_pair(pairs, row, alive, slot_row[slot] - first):
+    while slots[slot, 1] > 0:
+        if slots[slot, 0] == wanted and _same_pair(pairs, row, alive, np.int64(slots[slot, 1] - _ONE) - first):
             break
         slot = (slot + 1) & last
     return slot
+
+
+@njit
+def _ask_for_slots(slots, hashes, row):  # type: ignore[no-untyped-def]
+    """Ask for the slot of a later row, if there is one."""
+    if row + _AHEAD < len(hashes):
+        prefetch(pointer(slots), 2 * np.int64(hashes[row + _AHEAD] & np.uint64(len(slots) - 1)))
 
 
 @njit
@@ -123,7 +133,7 @@ def _entries(sources: int) -> tuple[Any, ...]:
             out[row] = _pair_hash(places, row, request_hash, seed)
 
     @njit(cache=True, nogil=True)
-    def mark_fresh(pairs, on_time, ingested, alive, table, seed, retention_ms, batch):  # type: ignore[no-untyped-def]
+    def mark_fresh(pairs, on_time, ingested, alive, slots, seed, retention_ms, batch):  # type: ignore[no-untyped-def]
         """Find the rows that are in no alive row, nor earlier in the batch, within the retention.
 
         Args:
@@ -131,7 +141,7 @@ def _entries(sources: int) -> tuple[Any, ...]:
             on_time: bool of each row; the others are passed over.
             ingested: int64 of each row, never decreasing.
             alive: an `AliveColumns`.
-            table: a `RowTable`.
+            slots: uint64 of shape (n, 2), the table of alive rows.
             seed: uint64, of the hashes.
             retention_ms: after which a row is not seen.
             batch: a `BatchTable`, filled.
@@ -141,12 +151,14 @@ def _entries(sources: int) -> tuple[Any, ...]:
         request_hash = np.uint64(0)
         for row in range(len(on_time) if sources >= 0 else 0):
             request_hash = _request_hash(new, row, request_hash, seed)
-            wanted = _pair_hash(new, row, request_hash, seed)
-            batch.hashes[row], batch.before[row], batch.fresh[row] = wanted, -1, False
+            batch.hashes[row] = _pair_hash(new, row, request_hash, seed)
+        for row in range(len(on_time)):
+            _ask_for_slots(slots, batch.hashes, row)
+            wanted = batch.hashes[row]
+            batch.before[row], batch.fresh[row] = -1, False
             if not on_time[row]:
                 continue
-            slot = _alive(new, row, wanted, table.hashes, table.rows, known, alive.first)
-            number = table.rows[slot]
+            number = np.int64(slots[_alive(new, row, wanted, slots, known, alive.first), 1]) - 1
             if number >= 0 and ingested[row] - alive.ingested[number - alive.first] <= retention_ms:
                 continue
             slot = _in_batch(new, row, wanted, batch.latest, batch.hashes, new)
@@ -156,7 +168,7 @@ def _entries(sources: int) -> tuple[Any, ...]:
 
     @njit(cache=True, nogil=True)
     def find_rows(  # type: ignore[no-untyped-def]
-        pairs, ingested, alive, table, seed, shown, shown_ingested, batch, rank, end, retention_ms, wait_ms, found
+        pairs, ingested, alive, slots, seed, shown, shown_ingested, batch, rank, end, retention_ms, wait_ms, found
     ):
         """Number of the first row that each click can see, -1 where there is none.
 
@@ -164,7 +176,7 @@ def _entries(sources: int) -> tuple[Any, ...]:
             pairs: `PairColumns` of the clicks.
             ingested: int64 of each click.
             alive: as in `mark_fresh`.
-            table: as in `mark_fresh`.
+            slots: as in `mark_fresh`.
             seed: as in `mark_fresh`.
             shown: `PairColumns` of the batch's rows.
             shown_ingested: int64 of these.
@@ -180,7 +192,7 @@ def _entries(sources: int) -> tuple[Any, ...]:
         for click in range(len(ingested) if sources >= 0 else 0):
             wanted = _pair_hash(clicks, click, _request_hash(clicks, click, np.uint64(0), seed), seed)
             found[click] = -1
-            number = table.rows[_alive(clicks, click, wanted, table.hashes, table.rows, known, alive.first)]
+            number = np.int64(slots[_alive(clicks, click, wanted, slots, known, alive.first), 1]) - 1
             if number >= 0:
                 age = ingested[click] - alive.ingested[number - alive.first]
                 if -wait_ms <= age <= retention_ms:
@@ -193,50 +205,53 @@ def _entries(sources: int) -> tuple[Any, ...]:
                 row = batch.before[row]
 
     @njit(cache=True, nogil=True)
-    def add_rows(alive, hashes, start, table):  # type: ignore[no-untyped-def]
+    def add_rows(alive, hashes, start, slots):  # type: ignore[no-untyped-def]
         """Enter the alive rows from number `start` on, whose hashes are given; how many pairs were not there."""
         known = _places(alive.pairs, alive.request_first, alive.item_first)
         added = 0
         for place in range(len(hashes) if sources >= 0 else 0):
+            _ask_for_slots(slots, hashes, place)
             row = start - alive.first + place
-            slot = _alive(known, row, hashes[place], table.hashes, table.rows, known, alive.first)
-            added += table.rows[slot] < 0
-            table.hashes[slot], table.rows[slot] = hashes[place], start + place
+            slot = _alive(known, row, hashes[place], slots, known, alive.first)
+            added += slots[slot, 1] == 0
+            slots[slot, 0], slots[slot, 1] = hashes[place], np.uint64(start + place + 1)
         return added
 
     @njit(cache=True, nogil=True)
-    def drop_rows(hashes, start, end, table):  # type: ignore[no-untyped-def]
+    def drop_rows(hashes, start, end, slots):  # type: ignore[no-untyped-def]
         """Take rows start <= number < end out, whose hashes are given; how many of them were entered last."""
-        last = np.int64(len(table.rows) - 1)
+        last = np.int64(len(slots) - 1)
         dropped = 0
         for number in range(start, end if sources >= 0 else start):
+            _ask_for_slots(slots, hashes, number - start)
+            entry = np.uint64(number + 1)
             slot = np.int64(hashes[number - start] & np.uint64(last))
-            while table.rows[slot] >= 0 and table.rows[slot] != number:
+            while slots[slot, 1] > 0 and slots[slot, 1] != entry:
                 slot = (slot + 1) & last
-            if table.rows[slot] < 0:
+            if slots[slot, 1] == 0:
                 continue  # the pair was used again
             dropped += 1
             # What lies behind moves up, so that no search stops early (Knuth, volume 3, algorithm 6.4R).
             hole, at = slot, (slot + 1) & last
-            while table.rows[at] >= 0:
-                home = np.int64(table.hashes[at] & np.uint64(last))
+            while slots[at, 1] > 0:
+                home = np.int64(slots[at, 0] & np.uint64(last))
                 if ((at - home) & last) >= ((at - hole) & last):
-                    table.rows[hole], table.hashes[hole] = table.rows[at], table.hashes[at]
+                    slots[hole, 0], slots[hole, 1] = slots[at, 0], slots[at, 1]
                     hole = at
                 at = (at + 1) & last
-            table.rows[hole] = -1
+            slots[hole, 1] = 0
         return dropped
 
     @njit(cache=True, nogil=True)
-    def move_rows(table, larger):  # type: ignore[no-untyped-def]
+    def move_rows(slots, larger):  # type: ignore[no-untyped-def]
         """Enter all rows of a table into another, empty one."""
-        last = np.int64(len(larger.rows) - 1)
-        for old in range(len(table.rows) if sources >= 0 else 0):
-            if table.rows[old] >= 0:
-                slot = np.int64(table.hashes[old] & np.uint64(last))
-                while larger.rows[slot] >= 0:
+        last = np.int64(len(larger) - 1)
+        for old in range(len(slots) if sources >= 0 else 0):
+            if slots[old, 1] > 0:
+                slot = np.int64(slots[old, 0] & np.uint64(last))
+                while larger[slot, 1] > 0:
                     slot = (slot + 1) & last
-                larger.rows[slot], larger.hashes[slot] = table.rows[old], table.hashes[old]
+                larger[slot, 0], larger[slot, 1] = slots[old, 0], slots[old, 1]
 
     return hash_pairs, mark_fresh, find_rows, add_rows, drop_rows, move_rows
 

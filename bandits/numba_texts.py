@@ -77,7 +77,7 @@ def _copy_text(data, at, size, out, to):  # type: ignore[no-untyped-def]
         store(out, to + place, load(data, at + place))
 
 
-def _entries(sources: int) -> tuple[Any, Any, Any]:
+def _entries(sources: int) -> tuple[Any, Any, Any, Any]:
     """What is called from outside, cached on disk for these sources."""
 
     @njit(cache=True, nogil=True)
@@ -121,6 +121,33 @@ def _entries(sources: int) -> tuple[Any, Any, Any]:
         return count
 
     @njit(cache=True, nogil=True)
+    def find_texts(data, at, size, seed, known, known_at, known_size, table, number):  # type: ignore[no-untyped-def]
+        """Number of each text among known ones, where it is one; the others are left as they are.
+
+        Args:
+            data: uint8, the buffer of the texts.
+            at: int64 of shape (n,), where each begins.
+            size: int64 of shape (n,), bytes of each.
+            seed: as the table was filled with.
+            known: uint8, the buffer of the known texts.
+            known_at: int64, where each of these begins.
+            known_size: int64, bytes of each.
+            table: as `number_texts` left it.
+            number: int32 of shape (n,), filled.
+        """
+        source, target, last = pointer(data), pointer(known), np.uint64(len(table) - 1)
+        for text in range(len(at)):
+            slot = np.int64(text_hash(source, at[text], size[text], seed) & last)
+            while sources >= 0 and table[slot] > 0:
+                found = np.int64(table[slot]) - 1
+                if known_size[found] == size[text] and same_text(
+                    target, known_at[found], source, at[text], size[text]
+                ):
+                    number[text] = found
+                    break
+                slot = (slot + 1) & np.int64(last)
+
+    @njit(cache=True, nogil=True)
     def first_hashes(data, at, size, out):  # type: ignore[no-untyped-def]
         """The first column of `bandits.hashing.hash_strings` into `out`, uint64 of shape (n,)."""
         source = pointer(data)
@@ -132,7 +159,7 @@ def _entries(sources: int) -> tuple[Any, Any, Any]:
                 place += 8
             out[text] = mixed((state + _GOLDEN) ^ _tail(source, place, end - place))
 
-    return copy_texts, number_texts, first_hashes
+    return copy_texts, number_texts, find_texts, first_hashes
 
 
-copy_texts, number_texts, first_hashes = _entries(fingerprint(numba_memory, hashing))
+copy_texts, number_texts, find_texts, first_hashes = _entries(fingerprint(numba_memory, hashing))

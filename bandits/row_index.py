@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from bandits.aligned import aligned_zeros
 from bandits.arena import Arena
 from bandits.texts import PairColumns, Pairs, Texts, process_seed, smallest_table
 
@@ -20,13 +21,6 @@ Int32 = npt.NDArray[np.int32]
 
 _SMALLEST = 64
 _SPARSE = 16  # a table this many times larger than what is in it is made smaller
-
-
-class RowTable(NamedTuple):
-    """Slots: hash and number of a row, -1 where there is none."""
-
-    hashes: UInt64
-    rows: Int64
 
 
 class AliveColumns(NamedTuple):
@@ -178,7 +172,7 @@ class RowIndex:
             item_size=item_size,
             hash=hashes,
         )
-        if 2 * (self._entered + count) > len(self._table.rows):
+        if 2 * (self._entered + count) > len(self._table):
             self._resize(self._entered + count)
         self._entered += self._compiled.add_rows(self._alive(), hashes, start, self._table)
 
@@ -193,7 +187,7 @@ class RowIndex:
         rows.drop_before(number)
         for column, arena in (("request_at", self._requests), ("item_at", self._items)):
             arena.drop_before(int(rows.view(column)[0]) if len(rows) else arena.end)
-        if len(self._table.rows) > max(_SMALLEST, _SPARSE * self._entered):
+        if len(self._table) > max(_SMALLEST, _SPARSE * self._entered):
             self._resize(self._entered)
 
     def items(self, numbers: Int64) -> Texts:
@@ -242,5 +236,6 @@ def _entered(arena: Arena, texts: Texts) -> tuple[Int64, Int64]:
     return places, texts.size
 
 
-def _empty_table(slots: int) -> RowTable:
-    return RowTable(np.zeros(slots, np.uint64), np.full(slots, -1, np.int64))
+def _empty_table(slots: int) -> UInt64:
+    """Slots of hash and number + 1; one line of the cache holds whole slots."""
+    return aligned_zeros((slots, 2), np.uint64)

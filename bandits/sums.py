@@ -75,7 +75,7 @@ class Facts:
         return self.opening is None and self.gamma is None and self.shown_ms is None
 
 
-def chosen(column: Int64 | None, at: npt.NDArray[np.generic]) -> Int64 | None:
+def chosen(column: Int64 | None, at: npt.NDArray[np.generic] | slice) -> Int64 | None:
     """Entries of a column that may be absent."""
     return None if column is None else column[at]
 

@@ -17,6 +17,7 @@ NAMES = (
     "vowpal",
     "decode",
     "joiner",
+    "log_bytes",
     "commit",
     "serving",
     "items_live",

@@ -32,7 +32,11 @@ class GraphShelf:
         self._held: list[SharedSums] = []
         self._loaded = {wanted.version: wanted}
         self._overlaps: dict[str, StoredOverlap] = {}
+<<<<<<< streams/kafka/graph_shelf.py
+        self._loading = asyncio.Lock()
+=======
         self._tried = ""
+>>>>>>> /tmp/freshet/gt/main/streams/kafka/graph_shelf.py
 
     def add(self, graph: Graph) -> None:
         """Keep a graph that has been loaded until the next `drop_unused`."""
@@ -55,9 +59,10 @@ class GraphShelf:
 
     async def load_aside(self, version: str, number: int, overlap: str = "") -> None:
         """`load` in a thread of its own, if there is anything to load."""
-        known = version in self._loaded and (not overlap or overlap in self._overlaps)
-        if not known or self._find(version, number) is None:
-            await asyncio.to_thread(self.load, version, number, overlap)
+        async with self._loading:  # partitions that come under one graph at once share its sums
+            known = version in self._loaded and (not overlap or overlap in self._overlaps)
+            if not known or self._find(version, number) is None:
+                await asyncio.to_thread(self.load, version, number, overlap)
 
     async def refusal(self, version: str, number: int, old: Graph, overlap: str = "") -> str:
         """Why a partition cannot come under a graph; empty if it can, and the graph is then kept for it."""

@@ -56,7 +56,7 @@ async def recover(partition: JoinerPartition, view: LedgerView) -> None:
     }
     clock_ms = last.clock_start_ms if incomplete and last.clock_start_ms else last.clock_ms
     await _catch_up(partition, target, clock_ms)
-    _close_silently(partition, clock_ms)
+    await _close_silently(partition, clock_ms)
     _settle(partition, sequence=max(last.sequence - incomplete, view.applied if forgotten else 0))
     if incomplete:
         ends = {partition.impressions: last.impressions_position, partition.clicks: last.clicks_position}
@@ -126,7 +126,7 @@ async def _catch_up(partition: JoinerPartition, target: dict[TP, int], clock_ms:
         while await pair[0].fill() | await pair[1].fill():
             # Both topics advance together in time, so that no click waits long for its row.
             until_ms = min(stretch.last_ms for stretch in pair if stretch.records)
-            _join_silently(partition, [stretch.take(until_ms) for stretch in pair])
+            await _join_silently(partition, [stretch.take(until_ms) for stretch in pair])
     for tp, offset in target.items():
         partition.jump(tp, offset)
 
@@ -153,13 +153,13 @@ async def _check_sources(partition: JoinerPartition, reader: LogReader) -> None:
             partition.jump(tp, first)
 
 
-def _close_silently(partition: JoinerPartition, clock_ms: int) -> None:
+async def _close_silently(partition: JoinerPartition, clock_ms: int) -> None:
     """Close the windows that the ledger has closed: which these are depends on its clock alone."""
     if partition.state.joiner.rows_in_flight:
-        _join_silently(partition, [], clock_ms=clock_ms)
+        await _join_silently(partition, [], clock_ms=clock_ms)
 
 
-def _join_silently(
+async def _join_silently(
     partition: JoinerPartition, chunks: Sequence[Chunk | None], *, clock_ms: int | None = None
 ) -> None:
     state = partition.state
@@ -174,7 +174,7 @@ def _join_silently(
     ends = dict(partition.positions()) | {TP(chunk.topic, chunk.partition): chunk.end for chunk in given}
     change.impressions_position, change.clicks_position = ends[partition.impressions], ends[partition.clicks]
     head.sent = change.sequence
-    state.write(head, change)
+    await partition.around.disk.run([lambda: state.write(head, change)])
     failpoint("joiner-rejoined")
     joiner.apply(change)
 

@@ -22,6 +22,7 @@ from bandits.artifact import load_graph
 from bandits.backend import choose_backend
 from streams.artifact_dir import Artifacts, NewestGraph
 from streams.kafka import joiner_recovery, learner_recovery
+from streams.kafka.at_once import all_at_once
 from streams.kafka.catalogue_bridge import bridge
 from streams.kafka.chunk import Chunk, ChunkSchema
 from streams.kafka.disk_threads import DiskThreads
@@ -247,19 +248,26 @@ class Worker:
         for rounds in (learning, joining):
             self._tasks.append(asyncio.ensure_future(self._guard(rounds.run())))
         log.info("owns", joiners=[p.number for p in joiners], learners=[p.number for p in learners])
+
+        async def learn(learner: LearnerPartition) -> None:
+            async with open_reader(self.settings.bootstrap, client_id=self.settings.name) as own:
+                await learner_recovery.recover(learner, own, generation=generation)
+            await learning.add(learner)
+
         async with open_reader(self.settings.bootstrap, client_id=self.settings.name) as reader:
-            for learner in learners:
-                await learner_recovery.recover(learner, reader, generation=generation)
-                await learning.add(learner)
+            await all_at_once([learn(learner) for learner in learners])
             shelf.drop_unused()
             await following.begin(learners)
             if learners:
                 self._tasks.append(asyncio.ensure_future(self._guard(bridge(around, learners))))
             if joiners:
                 views = await take_over(joiners, around, reader, generation=generation)
-                for joiner in joiners:
+
+                async def join(joiner: JoinerPartition) -> None:
                     await joiner_recovery.recover(joiner, views[joiner.number])
                     await joining.add(joiner)
+
+                await all_at_once([join(joiner) for joiner in joiners])
 
     def _own(self, partitions: list[Any]) -> None:
         for partition in partitions:
