@@ -32,11 +32,8 @@ class GraphShelf:
         self._held: list[SharedSums] = []
         self._loaded = {wanted.version: wanted}
         self._overlaps: dict[str, StoredOverlap] = {}
-<<<<<<< streams/kafka/graph_shelf.py
         self._loading = asyncio.Lock()
-=======
         self._tried = ""
->>>>>>> /tmp/freshet/gt/main/streams/kafka/graph_shelf.py
 
     def add(self, graph: Graph) -> None:
         """Keep a graph that has been loaded until the next `drop_unused`."""
