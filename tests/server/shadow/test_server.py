@@ -6,9 +6,11 @@ from urllib.request import urlopen
 
 import pytest
 
+from freshet.v1 import recommender_pb2
 from server.settings import SettingsError, load_settings
 from tests.server.conftest import Start
 from tests.server.messages import DEADLINE_S, click, clicks, recommend_request, score_request
+from tests.server.packed.packing import packed
 from tests.server.serving import until
 from tests.server.test_metrics import scrape, value
 
@@ -63,6 +65,16 @@ def test_estimates_are_told_with_their_intervals(start: Start) -> None:
         value(families, "freshet_shadow_reward_bound", policy="same", of="value", bound=b) for b in ("low", "high")
     ]
     assert 0 <= ends[0] < 1 / 12 < ends[1] < 0.5
+
+
+def test_packed_calls_of_a_server_are_shadowed(start: Start) -> None:
+    """A message whose slates have request ids is followed like single calls."""
+    app, client = start(shadow={"policies": POLICIES, "share": 1.0}, backend="auto")
+    queries = packed([score_request("item-0", "item-1", "item-2", slate_size=2) for _ in range(3)], known={})
+    queries.request_ids.extend(f"r{number}" for number in range(3))
+    client.recommender.ScorePacked(recommender_pb2.ScorePackedRequest(queries=queries), timeout=DEADLINE_S)
+    assert app._shadows
+    assert app._shadows.pending == 3
 
 
 @pytest.mark.parametrize(
