@@ -43,7 +43,9 @@ def open_device(cupy: Any = None) -> "Device":
     """
     cupy = find_cupy(cupy)
     try:
-        return Device(cupy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Device(cupy)
     except DeviceFull as error:
         raise NoDevice(str(error)) from error
     except Exception as error:

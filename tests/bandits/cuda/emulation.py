@@ -7,6 +7,7 @@ rubbish; the threads of a launch run in random order, several at once.
 
 import ctypes
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -44,7 +45,10 @@ def build() -> ctypes.CDLL:
     ]
     text = "\n".join([shim, kernels, *entries])
     digest = hashlib.sha256(" ".join([text, *_FLAGS]).encode()).hexdigest()[:16]
-    library = Path(tempfile.gettempdir()) / f"freshet-kernels-{digest}.so"
+    kept = Path(tempfile.gettempdir()) / f"freshet-kernels-{os.getuid()}"
+    kept.mkdir(mode=0o700, exist_ok=True)
+    assert kept.stat().st_uid == os.getuid(), f"{kept}: expected to be ours, what lies there is run"
+    library = kept / f"{digest}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "kernels.cpp").write_text(text)
