@@ -18,10 +18,11 @@ Int64 = npt.NDArray[np.int64]
 
 MOST_RANKS = 32  # slots, or ranks that are permuted; beyond, redraws are cheaper
 # Candidates of smaller chances than this are counted together if they are many, by a sample of so many of them.
-SMALL_CHANCE = 0.05
-CROWD, SAMPLED = 128, 256
+SMALL_CHANCE = 0.1
+CROWD, SAMPLED = 128, 128
 # How many points are looked at: quantiles of each candidate of the slate and of some behind it.
 MOST_QUANTILES, MOST_NODES, MORE_NODES = 7, 96, 4
+FLOOR_SAMPLE = 512  # candidates that the score is estimated from below which nobody gets into the slate
 HIGHEST_NORMAL = 5.0
 HIGHEST_ROOT = 3.44  # of draws of 16 bits
 COLLAPSED = 1e-12  # a law narrower than this part of its place is a point

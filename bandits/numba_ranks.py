@@ -15,6 +15,7 @@ from numba import njit
 from bandits.drawn_ranks import (
     COLLAPSED,
     CROWD,
+    FLOOR_SAMPLE,
     HIGHEST_NORMAL,
     HIGHEST_ROOT,
     MORE_NODES,
@@ -121,15 +122,22 @@ def _sure_floor(base, scale, low, depth):  # type: ignore[no-untyped-def]
 def _likely_floor(base, scale, normal, high, floor, depth):  # type: ignore[no-untyped-def]
     """Below this score at least `depth` others are above but for 1 in 10,000 draws, by their expected number."""
     enough = depth + 4.5 * math.sqrt(depth) + 4.0
-    place, inverse, top, count = np.empty(len(base) + 1), np.empty(len(base) + 1), floor, 0
+    reaching, top, count = np.empty(len(base) + 1, np.int64), floor, 0
     for i in range(len(base)):
         end = base[i] + high * scale[i]
-        place[count], inverse[count] = base[i], 1.0 / max(scale[i], COLLAPSED)
+        reaching[count] = i  # overwritten unless counted: no branch
         count += end >= floor
         top = max(top, end)
     if count <= enough or floor == -np.inf:
         return floor
-    place, inverse = place[:count], inverse[:count]
+    step = max(1, count // FLOOR_SAMPLE)
+    size = (count + step - 1) // step
+    place, inverse = np.empty(size), np.empty(size)
+    for at in range(size):
+        i = reaching[at * step]
+        place[at], inverse[at] = base[i], 1.0 / max(scale[i], COLLAPSED)
+    # Of a sample a little more than enough is asked for, as its mean errs.
+    enough = (enough + (3.0 * math.sqrt(enough * step) if step > 1 else 0.0)) * size / count
     low = floor
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + top)

@@ -15,7 +15,7 @@ from bandits.numba_addresses import int32_at, int64_at, uint8_at, uint64_at
 from bandits.numba_draws import stream_key
 from bandits.numba_kernels import _find
 from bandits.numba_memory import load, pointer, prefetch, store
-from bandits.numba_scores import RANDOMIZED, add_edge, item_mean, settle
+from bandits.numba_scores import RANDOMIZED, add_centred, add_plain, centred_terms, item_terms, plain_terms, settle
 
 _AHEAD = 12  # edges
 # The row of a graph's other orientation: arrays of `bandits.graph.Graph`, and which items of it still count.
@@ -36,7 +36,8 @@ def retrieve(view, around, attached, attached_ends, clusters, weights, policy, q
     randomized = load(policy, 0) == RANDOMIZED
     found = np.empty(room, np.int32)
     total, square, blank = np.empty(room), np.empty(room), np.empty(room)
-    of_one = np.empty(room if randomized else 1)
+    plain, centred = plain_terms(policy), centred_terms(policy)
+    of_one, towards = np.empty(room if randomized else 0), np.empty(room if randomized else 0)
     slots, first_attached, count = pointer(place), np.int64(0), 0
     for c in range(len(clusters)):
         cluster, w = np.int64(clusters[c]), weights[c]
@@ -48,6 +49,8 @@ def retrieve(view, around, attached, attached_ends, clusters, weights, policy, q
                     prefetch(of_edge, 3 * later)
                     prefetch(of_edge, 3 * later + 2)
                     prefetch(slots, load(items, at + _AHEAD))
+                    if randomized:
+                        prefetch(of_item, 2 * load(items, at + _AHEAD))
                 item, edge = np.int64(load(items, at)), np.int64(load(edges, at))
                 if not _is_live(around, item):
                     continue
@@ -62,12 +65,16 @@ def retrieve(view, around, attached, attached_ends, clusters, weights, policy, q
                 store(slots, item, np.int32(slot))
                 found[slot], total[slot], square[slot], blank[slot] = item, 0.0, 0.0, 0.0
                 if randomized:
-                    of_one[slot] = item_mean(of_item, item, policy)
+                    of_one[slot], towards[slot] = item_terms(of_item, item, centred)
                 count += 1
-            total[slot], square[slot], blank[slot] = add_edge(
-                of_edge, edge, w, policy, randomized, of_one[slot] if randomized else 0.0,
-                total[slot], square[slot], blank[slot],
-            )  # fmt: skip
+            if randomized:
+                total[slot], square[slot] = add_centred(
+                    of_edge, edge, w, centred, of_one[slot], towards[slot], total[slot], square[slot]
+                )
+            else:
+                total[slot], square[slot], blank[slot] = add_plain(
+                    of_edge, edge, w, plain, total[slot], square[slot], blank[slot]
+                )
         first_attached = attached_ends[c]
     score, mean, width, keys = np.empty(count), np.empty(count), np.empty(count), np.empty(count, np.uint64)
     offset, factor = stream_key(seed, OPTIMISM if randomized else THOMPSON)

@@ -43,6 +43,7 @@ def score_candidates(view, items, n, clusters, k, weights, policy, quantiles, se
     of_edge, hashes = int64_at(load(view, 2)), uint64_at(load(view, 4))
     of_item = int64_at(load(view, 3))
     randomized = load(policy, 0) == RANDOMIZED
+    plain, centred = plain_terms(policy), centred_terms(policy)
     offset, factor = stream_key(seed, OPTIMISM if randomized else THOMPSON)
     found_array = np.empty(_SLOTS * k, np.int64)
     found = pointer(found_array)
@@ -67,46 +68,70 @@ def score_candidates(view, items, n, clusters, k, weights, policy, quantiles, se
         i = step - 3 * _AHEAD
         if i >= 0:
             j, first = load(items, i), (i % _SLOTS) * k
-            of_one = item_mean(of_item, j, policy) if randomized else 0.0
             total, square, blank = 0.0, 0.0, 0.0
-            for c in range(k):
-                at = load(found, first + c)
-                if at >= 0:
-                    total, square, blank = add_edge(
-                        of_edge, at, load(weights, c), policy, randomized, of_one, total, square, blank
-                    )
+            if randomized:
+                of_one, towards = item_terms(of_item, j, centred)
+                for c in range(k):
+                    at = load(found, first + c)
+                    if at >= 0:
+                        total, square = add_centred(
+                            of_edge, at, load(weights, c), centred, of_one, towards, total, square
+                        )
+            else:
+                for c in range(k):
+                    at = load(found, first + c)
+                    if at >= 0:
+                        total, square, blank = add_plain(of_edge, at, load(weights, c), plain, total, square, blank)
             key = load(hashes, 2 * j)
             settle(i, total, square, blank, policy, quantiles, offset, factor, key, score, mean, width)
             store(keys, i, key)
     return len(found_array)  # keeps the array alive until here
 
 
+# What edges ask of a policy is read once: behind a pointer it would be read again for each edge, and divided anew.
+
+
 @njit(inline="always")
-def item_mean(of_item, item, policy):  # type: ignore[no-untyped-def]
-    """The item's own mean of `bandits.policies.estimate_centred`."""
-    item_strength = load(policy, 10)
+def plain_terms(policy):  # type: ignore[no-untyped-def]
+    """Mean and strength of the prior, and whether the estimator is diagonal."""
+    return load(policy, 3), load(policy, 4), load(policy, 5) != 0.0
+
+
+@njit(inline="always")
+def centred_terms(policy):  # type: ignore[no-untyped-def]
+    """Of `estimate_centred`: strengths of item and edge, in rewards and in impressions; m, and the lowest rate."""
+    edge_strength, item_strength, m = load(policy, 9), load(policy, 10), load(policy, 11)
+    return item_strength, item_strength / m, edge_strength, edge_strength / m, m, LOWEST_RATE * m
+
+
+@njit(inline="always")
+def item_terms(of_item, item, centred):  # type: ignore[no-untyped-def]
+    """The item's own mean of `estimate_centred`, and what draws its edges towards the pooled one."""
+    rewards, impressions, edge_strength, _, m, _ = centred
     n, s = load(of_item, 2 * item) * 1.0, load(of_item, 2 * item + 1) * _SCALE_1
-    return (s + item_strength) / (n + item_strength / load(policy, 11))
+    of_one = (s + rewards) / (n + impressions)
+    return of_one, 0.5 * edge_strength * (1.0 - of_one / m)
 
 
 @njit(inline="always")
-def add_edge(of_edge, at, w, policy, randomized, of_one, total, square, blank):  # type: ignore[no-untyped-def]
-    """What one edge of weight w adds to mean, squared width and weight of unseen edges; clusters come ascending.
-
-    As `bandits.policies.estimate`, or as `estimate_centred` about the item's mean `of_one`.
-    """
+def add_centred(of_edge, at, w, centred, of_one, towards, total, square):  # type: ignore[no-untyped-def]
+    """What one edge of weight w adds to mean and squared width about its item's mean; clusters come ascending."""
+    _, _, _, strength, _, lowest = centred
     a, d, b = load(of_edge, 3 * at), load(of_edge, 3 * at + 1), load(of_edge, 3 * at + 2)
-    if randomized:
-        edge_strength, m = load(policy, 9), load(policy, 11)
-        towards = 0.5 * edge_strength * (1.0 - of_one / m)
-        inverse = 1.0 / (d * _SCALE_2 + edge_strength / m)
-        theta = (b * _SCALE_2 - a * _SCALE_1 * of_one + towards) * inverse + of_one
-        rate = min(max(theta, LOWEST_RATE * m), HIGHEST_RATE)
-        return total + theta * w, square + rate * (1.0 - rate) * inverse * (w * w), blank
-    prior_mean, strength = load(policy, 3), load(policy, 4)
+    inverse = 1.0 / (d * _SCALE_2 + strength)
+    theta = (b * _SCALE_2 - a * _SCALE_1 * of_one + towards) * inverse + of_one
+    rate = min(max(theta, lowest), HIGHEST_RATE)
+    return total + theta * w, square + rate * (1.0 - rate) * inverse * (w * w)
+
+
+@njit(inline="always")
+def add_plain(of_edge, at, w, plain, total, square, blank):  # type: ignore[no-untyped-def]
+    """As `bandits.policies.estimate`: what one edge adds to mean, squared width and weight of unseen edges."""
+    prior_mean, strength, diagonal = plain
+    a, d, b = load(of_edge, 3 * at), load(of_edge, 3 * at + 1), load(of_edge, 3 * at + 2)
     if d > 0 or strength > 0.0:
         inverse = 1.0 / (d * _SCALE_2 + strength)
-        divisor = inverse if load(policy, 5) != 0.0 else 1.0 / (a * _SCALE_1 + strength)
+        divisor = inverse if diagonal else 1.0 / (a * _SCALE_1 + strength)
         total += (b * _SCALE_2 + prior_mean * strength) * divisor * w
         square += inverse * (w * w)
     return total, square, blank + w if d == 0 else blank

@@ -31,6 +31,7 @@ from bandits import (
     slate_propensity,
 )
 from bandits.context import Context
+from bandits.drawn_ranks import MOST_RANKS
 from bandits.draws import COARSE_QUANTILES
 from bandits.graph import Graph
 from bandits.numba_addresses import addresses, row
@@ -239,7 +240,8 @@ class CompiledSlates:
             )
             return filled
 
-        if not policy.explore_share and not policy.estimated:
+        redrawn = policy.estimated and max(slate_size, policy.top_m) > MOST_RANKS
+        if not policy.explore_share and not redrawn:
             return run(slate_size, _NO_TABLE, _NO_TABLE, 1)
         # Tables and redraws depend on how many candidates there are, which is known once they are found.
         count = run(0, _NO_TABLE, _NO_TABLE, 1)[3]

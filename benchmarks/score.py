@@ -18,13 +18,13 @@ from server.scoring import SlateRules, fill_slate
 
 TITLE = "Score: 100 candidates in process"
 ABOUT = (
-    "1,000,000 items x 32 edges, 20,000 clusters, K = 10, slates of 10; every request has its own user and its own "
-    "candidates, so their rows come from memory, not from cache. `compiled` is what the server does: one call from "
-    "rows to slate. `NumPy` is the definition that it equals: gather (rows to columns), policy (columns to "
-    "scores), pick (scores to a slate). Both estimate the propensities of drawn modes from 64 redraws. CPU time of "
-    "one thread, median of the requests of a round, the two in turn on requests of their own. Gathered columns are "
-    "compared with the NumPy reference, scores with float64 sums over edges, compiled slates with NumPy's, bit for "
-    "bit."
+    "1,000,000 items x 32 edges, 20,000 clusters, K = 10, slates of 10; every request has its own user and its "
+    "own candidates, so their rows come from memory, not from cache. `compiled` is what the server does: one "
+    "call from rows to slate. `NumPy` is the definition that it equals: gather (rows to columns), policy "
+    "(columns to scores), pick (scores to a slate). Propensities of drawn modes are integrated over the draws "
+    "(`beta_thompson`: 64 redraws). CPU time of one thread, median of the requests of a round, the two in turn "
+    "on requests of their own. Gathered columns are compared with the NumPy reference, scores with float64 sums "
+    "over edges, compiled slates with NumPy's, bit for bit."
 )
 CANDIDATES, SLATE = 100, 10
 _SETTINGS = PolicySettings()

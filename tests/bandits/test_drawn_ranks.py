@@ -85,10 +85,10 @@ def test_the_definition_is_what_draws_do(normal: bool) -> None:
 def test_a_crowd_is_counted_as_one_by_one(kind: str, normal: bool) -> None:
     """Thousands of candidates of small chances are counted by a sample, and ranks come out as draws have them."""
     rng = np.random.default_rng(2)
-    base, scale = laws(kind, 20 * CROWD, rng)
+    base, scale = laws(kind, 8 * CROWD, rng)
     served = base + scale * (rng.normal(size=len(base)) if normal else np.sqrt(rng.exponential(size=len(base))))
     chosen = np.argsort(-served)[:10]
-    count = 4_000
+    count = 2_000
     seen = simulated(base, scale, normal, chosen, 10, count, rng)
     told = integrated(base, scale, normal, chosen, 10)
     assert (np.abs(seen - told) <= 5 * np.sqrt(told * (1 - told) / count + 1e-7) + ACCURACY).all()
@@ -127,7 +127,7 @@ def test_propensities_are_how_often_items_are_put_there(mode: str, top_m: int, e
     rng = np.random.default_rng(4)
     sums, policy = candidates(20, rng), PolicySettings(pooled_mean=0.1)
     how: dict[str, Any] = {"top_m": top_m, "explore_share": explore_share}
-    count, size = 6_000, 5
+    count, size = 4_000, 5
     placed, told = np.zeros((20, size)), np.full((20, size), np.nan)
     for seed in range(count):
         scores = score(mode, sums, policy, seed)
