@@ -46,7 +46,8 @@ class LifeCycle:
         max_item_impressions: so many impressions in all.
         max_cluster_impressions: so many impressions of items in the lane, weighted by context, in each of the
             user's clusters where the item has an edge.
-        first_impressions: so many impressions are owed to each item in the lane.
+        first_impressions: so many impressions are owed to each new item in the lane.
+        first_max_age_ms: new is what was published no longer ago; items of unknown age are not. None = all are.
         first_share: of a slate's slots that go to items that are owed some, 0 < share <= 1.
     """
 
@@ -56,6 +57,7 @@ class LifeCycle:
     max_item_impressions: float | None = None
     max_cluster_impressions: float | None = None
     first_impressions: float | None = None
+    first_max_age_ms: float | None = None
     first_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -68,7 +70,8 @@ class LifeCycle:
     @property
     def closes_lane(self) -> bool:
         """Whether an item can leave the lane."""
-        return replace(self, first_impressions=None, first_share=1.0) != LifeCycle(first_share=1.0)
+        others = replace(self, first_impressions=None, first_max_age_ms=None, first_share=1.0)
+        return others != LifeCycle(first_share=1.0)
 
 
 def has_lane(mode: str) -> bool:

@@ -221,11 +221,10 @@ def add_callers_services(parts: Parts, serving: Listener) -> None:
         metrics=parts.metrics,
         clock_ms=parts.clock_ms,
         exploration=parts.exploration,
-        # Whose life of an item is bounded, asks for its budgets slate by slate.
-        packed=None if parts.exploration is not None else _packed_slates(parts),
+        packed=_packed_slates(parts),
         shadows=parts.shadows,
     )
-    if settings.backend != "numpy" and parts.exploration is None:
+    if settings.backend != "numpy" and not (parts.exploration and parts.exploration.closes_lane):
         from server.lane.score_lane import ScoreLane
 
         lane = ScoreLane(
@@ -236,6 +235,7 @@ def add_callers_services(parts: Parts, serving: Listener) -> None:
             default_mode=settings.policy.mode,
             metrics=parts.metrics,
             shadows=parts.shadows,
+            exploration=parts.exploration,
         )
         serving.short_ways[f"/{RECOMMENDER}/Score"] = lane.score
     feedback = FeedbackService(
@@ -288,6 +288,7 @@ def _packed_slates(parts: Parts) -> Callable[[], "PackedSlates"]:
             default_mode=settings.policy.mode,
             metrics=parts.metrics,
             shadows=parts.shadows,
+            exploration=parts.exploration,
         )
 
     return make

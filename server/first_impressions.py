@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from bandits.graph import Graph, Int32
 from bandits.graph_edit import edges_of
@@ -81,12 +82,16 @@ class FirstImpressions:
 
     Args:
         wanted: impressions of each item.
+        max_age_ms: since publication, of items that are owed some, which must be known; None = of any age.
         hold_ms: how long a slate may be on its way to the learner and back.
         clock_ms: Unix milliseconds.
     """
 
-    def __init__(self, wanted: float, *, hold_ms: int, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, wanted: float, *, max_age_ms: float | None = None, hold_ms: int, clock_ms: Callable[[], int]
+    ) -> None:
         self.wanted = wanted
+        self._max_age_ms = max_age_ms
         self._hold_ms = hold_ms
         self._clock_ms = clock_ms
         self._look: _Look | None = None
@@ -132,8 +137,10 @@ class FirstImpressions:
         may = self.may_be_owed(graph, items)
         if may is None:
             return None
-        found = may & (known < self.wanted)
-        at = np.flatnonzero(found)
+        at = np.flatnonzero(may & (known < self.wanted))
+        at = at[self._are_new(graph, items[at])]
+        found = np.zeros(len(items), np.bool_)
+        found[at] = True
         look = self._look
         if look is not None and _numbered_alike(look.graph, graph) and len(at):
             with self._lock:
@@ -170,6 +177,7 @@ class FirstImpressions:
             items = np.arange(graph.n_items)
         if graph.edits is not None:
             items = items[graph.edits.live[items]]
+        items = items[self._are_new(graph, items)]
         known: Int64 = parameters.read(lambda sums, _: sums.item[items, N])
         below = known < self.wanted
         items, known = items[below], known[below]
@@ -184,6 +192,13 @@ class FirstImpressions:
                 self._shown.turn()
                 self._turn_ms = self._clock_ms() + self._hold_ms
             self.in_flight = int(np.maximum(self._shown.at_least(items) - known, 0).sum())
+
+    def _are_new(self, graph: Graph, items: npt.NDArray[np.integer]) -> Bool:
+        if self._max_age_ms is None:
+            return np.ones(len(items), np.bool_)
+        if graph.published_ms is None:
+            return np.zeros(len(items), np.bool_)
+        return np.asarray(graph.published_ms[items] > max(0.0, self._clock_ms() - self._max_age_ms))
 
     def _moved(self, look: _Look, graph: Graph) -> _Shown:
         """What was shown, under the numbers of another graph."""

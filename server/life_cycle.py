@@ -76,7 +76,9 @@ class Exploration(Collector):
         self._clock_ms = clock_ms
         self._first: FirstImpressions | None = None
         if rules.first_impressions is not None:
-            self._first = FirstImpressions(rules.first_impressions, hold_ms=hold_ms, clock_ms=clock_ms)
+            self._first = FirstImpressions(
+                rules.first_impressions, max_age_ms=rules.first_max_age_ms, hold_ms=hold_ms, clock_ms=clock_ms
+            )
         self._windows: dict[str, _Window] = {}
         self._lock = threading.Lock()
         self._open: tuple[Graph | None, Bool | None] = (None, None)
@@ -108,9 +110,37 @@ class Exploration(Collector):
                 self.filled(surface, mode, len(slate.chosen), int(np.count_nonzero(slate.explored)))
             return slate, position, mode, Bounds(self._rules, spent=True) if spent else None
         reading = parameters.gather(items, context)
-        bounds = self.bounds(parameters.graph, items, context, reading.sums)
-        slate = fill_slate(
+        slate, bounds = self.fill_bound(
+            parameters,
+            items,
+            context,
             reading.sums,
+            mode=mode,
+            surface=surface,
+            slate_size=slate_size,
+            seed=seed,
+            rules=rules,
+        )
+        return slate, reading.position, mode, bounds
+
+    def fill_bound(
+        self,
+        parameters: Parameters,
+        items: Int32,
+        context: Context,
+        sums: CandidateSums,
+        *,
+        mode: str,
+        surface: str,
+        slate_size: int,
+        seed: int,
+        rules: SlateRules,
+    ) -> tuple[FilledSlate, Bounds]:
+        """A slate of candidates that something may bind, from their gathered sums, and the bounds."""
+        surface = self._named(surface)
+        bounds = self.bounds(parameters.graph, items, context, sums)
+        slate = fill_slate(
+            sums,
             mode=mode,
             slate_size=slate_size,
             seed=seed,
@@ -121,8 +151,28 @@ class Exploration(Collector):
         self._spend(surface, slate.exploring or 0, slate.first)
         if self._first:
             chosen = slate.chosen
-            self._first.show(parameters.graph, items[chosen], reading.sums.n[chosen])
-        return slate, reading.position, mode, bounds
+            self._first.show(parameters.graph, items[chosen], sums.n[chosen])
+        return slate, bounds
+
+    def spent(self, surface: str) -> Bounds | None:
+        """The bounds of all slates of a surface whose budget is spent; None where it is not."""
+        return Bounds(self._rules, spent=True) if self._spent(self._named(surface)) else None
+
+    def bound(self, graph: Graph, items: Int32, ends: Int64) -> Bool:
+        """Which of some slates have a candidate that something may bind, bool of shape (S,).
+
+        Args:
+            graph: the graph.
+            items: int32, candidates of all slates one after the other.
+            ends: int64 of shape (S,), where each slate's end.
+        """
+        if self._rules.closes_lane:
+            return np.ones(len(ends), np.bool_)
+        owed = self._first.may_be_owed(graph, items) if self._first else None
+        if owed is None:
+            return np.zeros(len(ends), np.bool_)
+        before = np.concatenate([[0], np.cumsum(owed)])
+        return np.asarray(np.diff(before[ends], prepend=0) > 0)
 
     def passes(
         self, graph: Graph, surface: str, *, items: Int32 | None = None, around: Int32 | None = None
@@ -143,7 +193,7 @@ class Exploration(Collector):
         return not (self._rules.closes_lane or owed)
 
     def filled(self, surface: str, mode: str, items: int, explored: int) -> None:
-        """Count a slate of so many items that nothing bounded, of which so many were explored by a draw."""
+        """Count slates of so many items that nothing bounded, of which so many were explored by a draw."""
         self._spend(self._named(surface), items if has_lane(mode) else explored, 0)
 
     def bounds(self, graph: Graph, items: Int32, context: Context, sums: CandidateSums) -> Bounds:
@@ -185,6 +235,11 @@ class Exploration(Collector):
             return STATES[state], told.mean
         ranked = SENT_INFINITY if mode == "uniform" and self._rules.closes_lane else told.score
         return STATES[FIRST if bounds.owed is not None else IN_LANE], ranked
+
+    @property
+    def closes_lane(self) -> bool:
+        """Whether items can leave the lane, so that something may bind any slate."""
+        return self._rules.closes_lane
 
     def _bind(self, graph: Graph, items: Int32) -> bool:
         """Whether anything bounds some candidates, or is owed to one of them."""

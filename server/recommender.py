@@ -68,8 +68,8 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         recording: places for calls that wait for their impression, so that a slow disk cannot hold all threads.
         metrics: where slates are counted.
         clock_ms: Unix milliseconds.
+        packed: makes what fills packed slates.
         exploration: bounds it; None = nothing does.
-        packed: makes what fills packed slates; None = nobody does.
         shadows: look at some answers; None = nobody does.
     """
 
@@ -84,8 +84,8 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         recording: Gate,
         metrics: Metrics,
         clock_ms: Callable[[], int],
+        packed: "Callable[[], PackedSlates]",
         exploration: Exploration | None = None,
-        packed: "Callable[[], PackedSlates] | None" = None,
         shadows: "Shadows | None" = None,
     ) -> None:
         self._shadows = shadows
@@ -176,9 +176,6 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         request: recommender_pb2.ScorePackedRequest | recommender_pb2.ScoreStreamRequest,
         dictionary: Dictionary,
     ) -> recommender_pb2.PackedSlates:
-        if self._packed is None:
-            message = "packed slates are not filled where exploration is bounded by item; call Score"
-            raise Refused(grpc.StatusCode.UNIMPLEMENTED, message, reason="unimplemented")
         return self._packed().fill(request.queries, dictionary)
 
     def Explain(  # noqa: N802 - the name of the RPC

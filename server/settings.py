@@ -87,7 +87,8 @@ class LifeCycleGroup(_Group):
     max_age_s: float | None = Field(default=None, gt=0, description="since the item was published")
     max_item_impressions: float | None = Field(default=None, gt=0, description="impressions in all")
     max_cluster_impressions: float | None = Field(default=None, gt=0, description="of items in the lane")
-    first_impressions: float | None = Field(default=None, gt=0, description="owed to each item in the lane")
+    first_impressions: float | None = Field(default=None, gt=0, description="owed to each new item in the lane")
+    first_max_age_s: float = Field(default=604_800.0, ge=0, description="since publication; 0 = all items are new")
     first_share: float = Field(
         default=LifeCycle.first_share, gt=0, le=1, description="of slots, for those owed some"
     )
@@ -112,7 +113,9 @@ class LifeCycleGroup(_Group):
     @property
     def is_set(self) -> bool:
         """Whether anything bounds exploration, or is owed to new items."""
-        return self != LifeCycleGroup(budget_window_s=self.budget_window_s, first_share=self.first_share)
+        return self != LifeCycleGroup(
+            budget_window_s=self.budget_window_s, first_share=self.first_share, first_max_age_s=self.first_max_age_s
+        )
 
     def rules(self) -> LifeCycle:
         """As the policies take them."""
@@ -123,6 +126,7 @@ class LifeCycleGroup(_Group):
             max_item_impressions=self.max_item_impressions,
             max_cluster_impressions=self.max_cluster_impressions,
             first_impressions=self.first_impressions,
+            first_max_age_ms=self.first_max_age_s * 1e3 or None,
             first_share=self.first_share,
         )
 

@@ -171,6 +171,10 @@ class Parameters:
         slate = FilledSlate(order, score, mean, width, propensity, explored, policy.estimated)
         return chosen.astype(np.int32), slate, count, position
 
+    def gather_held(self, items: Int32, context: Context) -> CandidateSums:
+        """The candidates' sums, for one who holds the lock."""
+        return self._backend.gather(self.graph, self._sums, items, context)
+
     def fill_held(
         self, items: Int32, context: Context, *, mode: str, slate_size: int, seed: int, rules: SlateRules
     ) -> FilledSlate:

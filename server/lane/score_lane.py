@@ -42,6 +42,7 @@ from server.snapshot import Parameters, Snapshot
 from streams.limits import MAX_CLUSTERS_PER_CONTEXT
 
 if TYPE_CHECKING:
+    from server.life_cycle import Exploration
     from server.shadow.shadows import Shadows
 
 _DRAWN_BYTES = 24  # a seed and a request id
@@ -92,6 +93,7 @@ class ScoreLane:
         default_mode: name of the mode of requests that name none.
         metrics: where slates are counted.
         shadows: look at some answers; None = nobody does.
+        exploration: bounds it; what it binds goes the long way. None = nothing does.
     """
 
     def __init__(
@@ -104,7 +106,9 @@ class ScoreLane:
         default_mode: str,
         metrics: Metrics,
         shadows: "Shadows | None" = None,
+        exploration: "Exploration | None" = None,
     ) -> None:
+        self._exploration = exploration
         self._snapshot = snapshot
         self._rules = rules
         self._k = k
@@ -140,6 +144,10 @@ class ScoreLane:
         answer = self._answers_of(rules, parameters).get(read[MODE] or self._default_mode)
         n = read[CANDIDATES]
         if answer is None or n == 0:
+            return None
+        surface = data[read[SURFACE_AT] : read[SURFACE_AT] + read[SURFACE_SIZE]].decode()
+        exploration = self._exploration
+        if exploration is not None and not exploration.passes(parameters.graph, surface, items=room.items[:n]):
             return None
         policy = answer.policy
         size = min(read[SLATE_SIZE] or read[GIVEN], n)
@@ -182,7 +190,8 @@ class ScoreLane:
                 counts,
                 out,
             )
-        surface = data[read[SURFACE_AT] : read[SURFACE_AT] + read[SURFACE_SIZE]].decode()
+        if exploration is not None:
+            exploration.filled(surface, answer.mode, size, explored)
         self._metrics.counted_slate(
             mode=answer.mode, surface=surface, items=size, explored=explored, counts=counts, total=total
         )

@@ -6,7 +6,7 @@ the unary call fills for the same candidates, user, mode and seed; a slate that 
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import grpc
 import numpy as np
@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from bandits.context import Context
 from bandits.draws import COARSE_QUANTILES
+from bandits.life_cycle import Bounds
 from freshet.v1 import recommender_pb2
 from server.errors import Refused, invalid_field, no_graph
+from server.life_cycle import Exploration
 from server.limits import MAX_REDRAWN_SCORES, MAX_SURFACE_BYTES
 from server.metrics import Metrics
 from server.packed.columns import Queries, read_columns
@@ -81,6 +83,7 @@ class _Filled:
     candidates: Int32
     numbers: npt.NDArray[np.float64]
     explored: npt.NDArray[np.uint8]
+    bounds: dict[int, Bounds] = field(default_factory=dict)  # of slates whose exploration something bounded
 
     @classmethod
     def room(cls, sizes: Int64) -> "_Filled":
@@ -100,6 +103,7 @@ class PackedSlates:
         default_mode: name of the mode of slates that name none.
         metrics: where slates are counted.
         shadows: look at some slates; None = nobody does.
+        exploration: bounds it; None = nothing does.
     """
 
     def __init__(
@@ -112,7 +116,9 @@ class PackedSlates:
         default_mode: str,
         metrics: Metrics,
         shadows: Shadows | None = None,
+        exploration: Exploration | None = None,
     ) -> None:
+        self._exploration = exploration
         self._shadows = shadows
         self._snapshot = snapshot
         self._rules = rules
@@ -148,7 +154,12 @@ class PackedSlates:
         seeds = columns.seeds
         if seeds is None:
             seeds = np.frombuffer(os.urandom(8 * len(columns)), np.uint64).copy()
-        filled, position = self._fill(parameters, read, table, modes, counts, sizes, seeds)
+        spent = self._exploration.spent(queries.surface) if self._exploration else None
+        if spent:
+            modes = np.full(len(columns), MODE_NUMBERS["exploit"], np.uint8)
+        filled, position = self._fill(
+            parameters, read, table, modes, counts, sizes, seeds, surface=queries.surface, spent=spent
+        )
         if self._shadows is not None:
             offered = ShadowedSlates(self._shadows, parameters, queries.request_ids)
             _offer(offered, columns, numbers, read, filled, sizes, modes)
@@ -196,11 +207,21 @@ class PackedSlates:
         counts: Int64,
         sizes: Int64,
         seeds: npt.NDArray[np.uint64],
+        *,
+        surface: str,
+        spent: Bounds | None,
     ) -> tuple[_Filled, int]:
-        slate_rules = table.rules.slate
-        compiled = table.compiled[modes] & parameters.compiles
+        """The slates, and the position that they were computed from; `spent` as `Exploration.spent` gives it."""
+        slate_rules, shares = table.rules.slate, table.shares
+        exploration = None if spent else self._exploration
+        if spent:
+            slate_rules, shares = replace(slate_rules, explore_share=0.0), np.zeros_like(shares)
+        bound = np.zeros(len(sizes), np.bool_)
+        if exploration is not None:
+            bound = exploration.bound(parameters.graph, read.kept[: int(counts.sum())], read.kept_ends)
+        compiled = table.compiled[modes] & parameters.compiles & ~bound
         draws = np.minimum(slate_rules.propensity_draws, MAX_REDRAWN_SCORES // np.maximum(counts, 1)).clip(min=1)
-        tables, table_at = tables_side_by_side(counts, sizes, table.shares[modes])
+        tables, table_at = tables_side_by_side(counts, sizes, shares[modes])
         filled = _Filled.room(sizes)
         with parameters.lock:
             if parameters.compiles:
@@ -218,7 +239,7 @@ class PackedSlates:
                     sizes,
                     seeds,
                     slate_rules.top_m,
-                    table.shares,
+                    shares,
                     draws,
                     COARSE_QUANTILES,
                     tables,
@@ -231,19 +252,35 @@ class PackedSlates:
             for slate in np.flatnonzero(~compiled & (sizes > 0)).tolist():
                 end, to = int(read.kept_ends[slate]), int(filled.ends[slate])
                 candidates = slice(end - int(counts[slate]), end)
-                one = parameters.fill_held(
-                    read.kept[candidates],
-                    read.context(slate),
-                    mode=MODE_NAMES[int(modes[slate])],
-                    slate_size=int(sizes[slate]),
-                    seed=int(seeds[slate]),
-                    rules=slate_rules,
-                )
+                items, user, mode = read.kept[candidates], read.context(slate), MODE_NAMES[int(modes[slate])]
+                size, seed = int(sizes[slate]), int(seeds[slate])
+                if exploration is not None and bound[slate]:
+                    sums = parameters.gather_held(items, user)
+                    one, filled.bounds[slate] = exploration.fill_bound(
+                        parameters,
+                        items,
+                        user,
+                        sums,
+                        mode=mode,
+                        surface=surface,
+                        slate_size=size,
+                        seed=seed,
+                        rules=slate_rules,
+                    )
+                else:
+                    one = parameters.fill_held(
+                        items, user, mode=mode, slate_size=size, seed=seed, rules=slate_rules
+                    )
                 entries = slice(to - int(sizes[slate]), to)
                 filled.candidates[entries] = read.places[candidates][one.chosen]
                 filled.numbers[:, entries] = one.score, one.mean, one.width, one.propensity
                 filled.explored[entries] = one.explored
-            return filled, parameters.position
+            position = parameters.position
+        if spent:
+            filled.bounds.update((slate, spent) for slate in np.flatnonzero(sizes).tolist())
+        if exploration is not None:
+            _count_unbound(exploration, surface, modes, sizes, bound, filled)
+        return filled, position
 
     def _answer(
         self,
@@ -336,6 +373,21 @@ def _numbers(
         raise
 
 
+def _count_unbound(
+    exploration: Exploration,
+    surface: str,
+    modes: npt.NDArray[np.uint8],
+    sizes: Int64,
+    bound: npt.NDArray[np.bool_],
+    filled: _Filled,
+) -> None:
+    """Tell what was explored in slates that nothing bounded."""
+    for number in np.unique(modes[~bound & (sizes > 0)]).tolist():
+        mine = np.repeat(~bound & (modes == number), sizes)
+        explored = int(np.count_nonzero(filled.explored[mine]))
+        exploration.filled(surface, MODE_NAMES[number], int(np.count_nonzero(mine)), explored)
+
+
 def _offer(
     offered: ShadowedSlates,
     columns: Queries,
@@ -358,6 +410,7 @@ def _offer(
             shown=numbers[first_item + filled.candidates[entries]],
             propensity=filled.numbers[3, entries],
             mode=int(modes[slate]),
+            bounds=filled.bounds.get(slate),
         )
 
 

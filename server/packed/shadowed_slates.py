@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bandits.context import Context
+from bandits.life_cycle import Bounds
 from freshet.v1 import recommender_pb2
 from server.shadow.shadows import Shadows
 from server.snapshot import Parameters
@@ -49,6 +50,7 @@ class ShadowedSlates:
         shown: Int32,
         propensity: npt.NDArray[np.float64],
         mode: int,
+        bounds: Bounds | None = None,
     ) -> None:
         """Keep a chosen slate for scoring.
 
@@ -59,6 +61,7 @@ class ShadowedSlates:
             shown: int32 of shape (S,), items that were shown, from the top.
             propensity: float64 of shape (S,), what was told of each.
             mode: number of the mode.
+            bounds: of its candidates' exploration, if anything bounds it.
         """
         names = self._parameters.graph.item_ids
         entries = zip(shown.tolist(), propensity.tolist(), strict=True)
@@ -68,4 +71,4 @@ class ShadowedSlates:
             mode=mode,  # type: ignore[arg-type]
         )
         own = Context(user.cluster_ids.copy(), user.weights.copy())
-        self._shadows.take(self._parameters, items.copy(), own, reply, request_id=reply.request_id)
+        self._shadows.take(self._parameters, items.copy(), own, reply, request_id=reply.request_id, bounds=bounds)

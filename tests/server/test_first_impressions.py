@@ -174,6 +174,24 @@ def test_another_graph_takes_over_what_is_on_its_way(first):
     assert owed_of(first, after) == {"b", "z"}
 
 
+def test_only_what_was_published_lately_is_owed_some(clock):
+    """Neither what is older, nor what nobody has told the time of; an item that grows old is owed no more."""
+    first = FirstImpressions(3, max_age_ms=500, hold_ms=HOLD_MS, clock_ms=clock)
+    start = clock.now_ms
+    graph = edited(
+        graph_of("a"),
+        GraphEdit("v+1", item_ids=["b", "c"], clusters=[[0], [0]], published_ms=[start - 400, start - 600]),
+    )
+    parameters = parameters_of(graph, [0, 0, 0])
+    assert owed_of(first, parameters) == {"b"}
+    first.look(parameters)
+    assert owed_of(first, parameters) == {"b"}
+    assert first.owed_items == 1
+    clock.now_ms += 200
+    assert owed_of(first, parameters) == set()
+    assert owed_of(first, parameters_of(graph_of("a"), [0])) == set()
+
+
 def test_far_down_a_list_nothing_counts_as_shown(first):
     """Who ranks a thousand items has not shown them."""
     graph = graph_of([f"i{number}" for number in range(100)])

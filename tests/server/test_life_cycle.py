@@ -138,7 +138,9 @@ def test_bounds_hold_for_the_compiled_backend_too(start: Start) -> None:
 def test_a_new_item_gets_its_first_impressions_and_no_more(start: Start, backend: str) -> None:
     """Under a mode that would not show it; what is on its way counts, so late feedback does not flood it."""
     app, client = start(
-        backend=backend, life_cycle={"first_impressions": 5, "first_share": 0.5}, policy={"mode": "exploit"}
+        backend=backend,
+        life_cycle={"first_impressions": 5, "first_max_age_s": 0, "first_share": 0.5},
+        policy={"mode": "exploit"},
     )
     for number in range(3):
         teach(client, f"item-{number}", times=6, rewards=3)
@@ -162,7 +164,9 @@ def test_a_new_item_gets_its_first_impressions_and_no_more(start: Start, backend
 
 def test_recommend_finds_who_is_owed_impressions(start: Start) -> None:
     """Among the items around the user; where nobody is, the slate is the same as without any of this."""
-    _, client = start(backend="numba", life_cycle={"first_impressions": 1, "first_share": 1.0})
+    _, client = start(
+        backend="numba", life_cycle={"first_impressions": 1, "first_max_age_s": 0, "first_share": 1.0}
+    )
     reply = client.recommender.Recommend(recommend_request(cluster_weights=one_hot()), timeout=DEADLINE_S)
     assert all(item.explored for item in reply.items)
     again = client.recommender.Recommend(recommend_request(cluster_weights=one_hot()), timeout=DEADLINE_S)
@@ -172,7 +176,8 @@ def test_recommend_finds_who_is_owed_impressions(start: Start) -> None:
 def test_a_spent_budget_ends_the_guarantee_too(start: Start) -> None:
     """Slots of new items are explored, so they count and stop."""
     _, client = start(
-        life_cycle={"first_impressions": 9, "first_share": 1.0, "budgets": {"*": 3}}, policy={"mode": "exploit"}
+        life_cycle={"first_impressions": 9, "first_max_age_s": 0, "first_share": 1.0, "budgets": {"*": 3}},
+        policy={"mode": "exploit"},
     )
     first = client.recommender.Score(score_request(*IDS), timeout=DEADLINE_S)
     assert [item.explored for item in first.items] == [True] * 3

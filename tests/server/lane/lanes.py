@@ -55,6 +55,7 @@ class Ways:
             recording=Gate("recorded_score", places=1, retry_after_ms=1),
             metrics=self.metrics,
             clock_ms=lambda: 0,
+            packed=lambda: None,  # type: ignore[arg-type, return-value]  # packed calls have ways of their own
         )
         self.lane = ScoreLane(**common, k=3, temperature=0.5, default_mode="ucb", metrics=self.lane_metrics)
 

@@ -9,10 +9,13 @@ import pytest
 from bandits.context import resolve_embedding
 from freshet.v1 import events_pb2, recommender_pb2
 from server.errors import Refused
+from server.lane.score_lane import ScoreLane
 from server.lane.write_score import room_for
 from tests.server.conftest import Start
 from tests.server.lane.lanes import Ways, any_request
 from tests.server.messages import DEADLINE_S, recommend_request, refusal, score_request, violations
+from tests.server.serving import until
+from tests.server.test_life_cycle import sample, teach
 
 RULES: list[dict[str, Any]] = [{}, {"top_m": 4, "explore_share": 0.3}, {"explore_share": 1.0}]
 
@@ -236,3 +239,28 @@ def test_long_calls_resolve_an_embedding_as_it_is_defined(plain: Ways) -> None:
                 recommend_request(user_embedding=events_pb2.Embedding(values=values)),
                 None,  # type: ignore[arg-type]
             )
+
+
+def test_the_lane_goes_on_where_nobody_is_owed_impressions(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only requests with a candidate that is owed some go the long way; what both explore is counted."""
+    answered: list[bool] = []
+    score = ScoreLane.score
+
+    def counted(lane: ScoreLane, data: bytes) -> bytes | None:
+        told = score(lane, data)
+        answered.append(told is not None)
+        return told
+
+    monkeypatch.setattr(ScoreLane, "score", counted)
+    app, client = start(backend="numba", life_cycle={"first_impressions": 1, "first_max_age_s": 0})
+    for item_id in ("item-0", "item-1"):
+        teach(client, item_id, times=1, rewards=0)
+    parameters = app.snapshot.current
+    assert parameters is not None
+    graph = parameters.graph
+    until(lambda: sample(app, "freshet_exploration_first_owed_items") == graph.n_items - 2)
+    answered.clear()  # of the warm-up
+    client.recommender.Score(score_request("item-0", "item-1", surface="home"), timeout=DEADLINE_S)
+    assert sample(app, "freshet_exploration_items_explored_total", surface="home") == 2
+    client.recommender.Score(score_request("item-0", "item-2", surface="home"), timeout=DEADLINE_S)
+    assert answered == [True, False]
