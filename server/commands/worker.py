@@ -48,8 +48,9 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
 def worker(*, config: Path | None, backend: str | None, log_level: str | None, **given: Any) -> None:
     """Join impressions with clicks and learn from them, sharing partitions with all workers of the group.
 
-    The join rule and the backend come from the settings, as for `freshet serve`. Exit codes: 0 stopped as told,
-    2 a setting is wrong, 3 could not start, 70 could not go on: start it again, it continues from what is on disk.
+    The join rule, the backend and `item_tower` come from the settings, as for `freshet serve`. Exit codes: 0
+    stopped as told, 2 a setting is wrong, 3 could not start, 70 could not go on: start it again, it continues from
+    what is on disk.
     """
     from aiokafka.errors import KafkaError
 
@@ -66,10 +67,14 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
         overrides["log"] = {"level": log_level}
     try:
         settings = load_settings(config, **overrides)
-    except SettingsError as error:
+        if settings.item_tower:
+            ItemPlace.load(settings.item_tower)  # a damaged one is told now, not by the first item
+    except (SettingsError, CorpusError) as error:
         fail(str(error), code=BAD_INPUT)
     _log_to_stderr(settings.log.level)
     heartbeat_ms = max(given["session_timeout_ms"] // 5, 100)
+    from streams.corpus.errors import CorpusError
+    from streams.corpus.item_place import ItemPlace
     try:
         run_worker(
             WorkerSettings(
@@ -90,6 +95,7 @@ def _log_to_stderr(level: str) -> None:
 
     number = logging.getLevelNamesMapping()[level.upper()]
     frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+                item_tower=settings.item_tower,
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

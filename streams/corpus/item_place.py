@@ -5,6 +5,7 @@ an item without events.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,19 @@ class ItemPlace:
         """
         content = self.encoder.encode(table)
         return np.asarray(item_tower(self.parameters, content, np.float32(0)), np.float32)
+
+    def embed_one(self, attributes: Mapping[str, str]) -> Float32:
+        """Embedding of an item by its attributes, float32 of shape (D,); columns that it does not name are empty.
+
+        Raises:
+            CorpusError: it names no column that the tower was trained on, or one of them is wrong.
+        """
+        columns = [column.name for column in self.encoder.columns]
+        table = {name: [attributes.get(name, "")] for name in columns}
+        if not any(cells[0] for cells in table.values()):
+            raise CorpusError(f"expected at least one of {', '.join(columns)}, got {', '.join(sorted(attributes))}")
+        embedding: Float32 = self.embed(table)[0]
+        return embedding
 
     def save(self, folder: Path) -> None:
         """Write `item_tower.npz` and `item_features.json`."""

@@ -16,10 +16,12 @@ from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.message import DecodeError
 
 from bandits.context import InvalidContext
-from bandits.graph import Graph
+from bandits.graph import Float32, Graph
 from bandits.graph_edit import GraphEdit, nearest_clusters
 from bandits.outcomes import Outcomes
 from freshet.v1 import events_pb2, kafka_state_pb2, parameters_pb2
+from streams.corpus.errors import CorpusError
+from streams.corpus.item_place import ItemPlace
 from streams.limits import MAX_ID_BYTES
 from streams.outcome_codec import COLUMNS, encode_outcomes
 
@@ -87,7 +89,13 @@ def item_id_of(key: bytes | None) -> str:
 
 
 def catalogue_mark(
-    graph: Graph, key: bytes | None, value: bytes | None, *, partition: int, offset: int
+    graph: Graph,
+    key: bytes | None,
+    value: bytes | None,
+    *,
+    partition: int,
+    offset: int,
+    tower: ItemPlace | None = None,
 ) -> kafka_state_pb2.CatalogueMark:
     """What a record of the items topic amounts to under a graph.
 
@@ -97,6 +105,7 @@ def catalogue_mark(
         value: an `Item` as protobuf or JSON; None retires the item.
         partition: of the record.
         offset: of the record.
+        tower: places items that come with attributes alone; None = they are refused.
 
     Raises:
         BadItem: it amounts to nothing.
@@ -109,7 +118,7 @@ def catalogue_mark(
     item = _item(value)
     if item.item_id and item.item_id != item_id:
         raise BadItem(f"item_id: expected {item_id} as the key, got {item.item_id}")
-    mark.cluster_ids.extend(_clusters(graph, item))
+    mark.cluster_ids.extend(_clusters(graph, item, tower))
     mark.published_at_ms = item.published_at_ms
     return mark
 
@@ -195,21 +204,36 @@ def _item(value: bytes) -> events_pb2.Item:
         raise BadItem(f"value: expected an Item as protobuf or JSON, got {len(value)} bytes: {error}") from None
 
 
-def _clusters(graph: Graph, item: events_pb2.Item) -> Iterable[int]:
+def _clusters(graph: Graph, item: events_pb2.Item, tower: ItemPlace | None) -> Iterable[int]:
     place = item.WhichOneof("place")
     if place == "cluster_ids":
         _check_clusters(graph, item.cluster_ids.values)
         if not item.cluster_ids.values:
             raise BadItem(f"cluster_ids: expected 1 to {MAX_ITEM_CLUSTERS} clusters, got none")
         return sorted(item.cluster_ids.values)
+    field = place or "attributes"
     if place is None:
-        raise BadItem("place: expected embedding or cluster_ids, got neither")
-    vector = np.fromiter(item.embedding.values, np.float32, len(item.embedding.values))
+        vector = _by_content(item, tower)
+    else:
+        vector = np.fromiter(item.embedding.values, np.float32, len(item.embedding.values))
     try:
         nearest: list[int] = nearest_clusters(graph, vector[None, :])[0].tolist()
     except InvalidContext as error:
-        raise BadItem(f"embedding: expected {error.expected}, got {error.got}") from None
+        raise BadItem(f"{field}: expected {error.expected}, got {error.got}") from None
     return nearest
+
+
+def _by_content(item: events_pb2.Item, tower: ItemPlace | None) -> Float32:
+    if not item.attributes:
+        raise BadItem("place: expected embedding, cluster_ids or attributes, got none of them")
+    if tower is None:
+        raise BadItem(
+            "attributes: expected item_tower to be set for this worker, or embedding or cluster_ids, got none"
+        )
+    try:
+        return tower.embed_one(item.attributes)
+    except CorpusError as error:
+        raise BadItem(f"attributes: {error}") from None
 
 
 def _check_clusters(graph: Graph, clusters: Sequence[int]) -> None:

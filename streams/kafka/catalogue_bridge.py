@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 
 from freshet.v1 import kafka_state_pb2
+from streams.corpus.item_place import ItemPlace
 from streams.kafka.catalogue import BadItem, catalogue_mark, encode_mark, item_id_of
 from streams.kafka.chunk import LogRecord
 from streams.kafka.dead_letters import letters
@@ -39,6 +40,7 @@ async def bridge(around: Surroundings, learners: Sequence[LearnerPartition]) -> 
     """
     owned = {learner.number: learner for learner in learners}
     topic, settings = around.names.items, around.settings
+    tower = ItemPlace.load(settings.item_tower) if settings.item_tower else None
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.bootstrap,
         client_id=f"{settings.name}-items",
@@ -70,7 +72,7 @@ async def bridge(around: Surroundings, learners: Sequence[LearnerPartition]) -> 
                     if is_order(record.key):
                         outgoing += await _ordered(around, owned, sent, tp.partition, record)
                     else:
-                        outgoing += _sent_for(around, owned, sent, tp.partition, record)
+                        outgoing += _sent_for(around, owned, sent, tp.partition, record, tower)
             if outgoing:
                 await around.sender.send(outgoing)
     finally:
@@ -115,6 +117,7 @@ def _sent_for(
     sent: dict[tuple[int, int], int],
     partition: int,
     record: LogRecord,
+    tower: ItemPlace | None,
 ) -> list[Outgoing]:
     """The mark of one record, a dead letter, or nothing."""
     key, value = record.key, record.value
@@ -130,7 +133,7 @@ def _sent_for(
     if bad is None:
         try:
             graph = owned[number].shared.graph
-            mark = catalogue_mark(graph, key, value, partition=partition, offset=record.offset)
+            mark = catalogue_mark(graph, key, value, partition=partition, offset=record.offset, tower=tower)
             return [Outgoing(around.names.outcomes, number, None, encode_mark(mark))]
         except BadItem as error:
             bad = error

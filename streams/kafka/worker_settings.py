@@ -24,6 +24,8 @@ class WorkerSettings:
         backend: adds the facts: "auto", "numba", "numpy" or "cupy".
         gpu_crossover: facts of a micro-batch from which on a GPU adds them; 0 = "auto" looks for none.
         rule: the join rule; the same for all workers.
+        item_tower: folder of `freshet train`: places items of the items topic that come with attributes alone; the
+            same for all workers. None = such items are dead letters.
         static_member: a worker that comes back under its name within a session takes its partitions over at once;
             of two with one name the older one ends.
         accept_gap: go on where the log begins if the broker has deleted what was not yet read.
@@ -52,6 +54,7 @@ class WorkerSettings:
     gpu_crossover: int = 0
     rule: JoinRule = field(default_factory=JoinRule)
     static_member: bool = True
+    item_tower: Path | None = None
     accept_gap: bool = False
     session_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 2_000
