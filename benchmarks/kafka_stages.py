@@ -6,6 +6,7 @@ so that the timers cost nothing that would show.
 """
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ class StageClock:
         self.reset()
 
     def reset(self) -> None:
+        self._thread = threading.get_ident()
         self._spent: dict[str, float] = {}
         self._calls: dict[str, int] = {}
         self._walls: dict[str, float] = {}
@@ -29,6 +31,8 @@ class StageClock:
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self._thread:
+                return function(*args, **kwargs)
             began, wall = time.thread_time(), time.perf_counter()
             self._inner.append(0.0)
             try:
@@ -56,6 +60,9 @@ class StageClock:
 
 def watch_stages(clock: StageClock) -> None:
     """Put timers around the stages of joiner and learner, for this process."""
+    from aiokafka import conn
+    from aiokafka.producer import message_accumulator
+
     from bandits.joiner import Joiner
     from streams.kafka import (
         joiner_partition,
@@ -86,7 +93,8 @@ def watch_stages(clock: StageClock) -> None:
     watch(learner_rounds, "encode_rows", "rows: encode")
     watch(learner_partition.LearnerPartition, "batch", "rows: into the store's batch")
     watch(Batch, "put_all", "rows: into the store's batch")
-    watch(learner_rounds, "with_epoch", "rows: put the epoch")
+    watch(message_accumulator.MessageBatch, "get_data_buffer", "produce: record batches, their checksums")
+    watch(conn.AIOKafkaConnection, "send", "produce: encode requests, hand them to the socket")
     _watch_row_batches(clock, sender)
 
 

@@ -136,7 +136,9 @@ async def _run(settings: WorkerSettings, watch: str) -> None:
             started_s=joined_s,
             learners_s=max(learners) - _STARTED_S,
             ready_s=time.time() - _STARTED_S,
-            rows=int((worker._shared.row_position > 0).sum()),
+            rows=sum(
+                int((shared.row_position > 0).sum()) for shared in {p.shared for p in probe.owned(LearnerPartition)}
+            ),
             pending=sum(p.state.joiner.pending_rows for p in probe.owned(JoinerPartition)),
         )
         await probe.until_done()

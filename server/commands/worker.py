@@ -44,6 +44,20 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
 @click.option(
     "--session-timeout-ms", default=10_000, show_default=True, help="Silence after which others take over."
 )
+@click.option(
+    "--publish-interval-ms",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Shortest time between two publications of rows; while much is waiting they come once a second.",
+)
+@click.option(
+    "--round-interval-ms",
+    default=20,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Shortest time between two rounds: less is fresher at low traffic and costs more CPU.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level logged.")
 def worker(*, config: Path | None, backend: str | None, log_level: str | None, **given: Any) -> None:
     """Join impressions with clicks and learn from them, sharing partitions with all workers of the group.
@@ -57,6 +71,8 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
     from bandits.artifact import DamagedGraph
     from bandits.cupy_device import NoDevice
     from server.settings import SettingsError, load_settings
+    from streams.corpus.errors import CorpusError
+    from streams.corpus.item_place import ItemPlace
     from streams.kafka.partition import WorkerError
     from streams.kafka.run_worker import run_worker
     from streams.kafka.worker_settings import WorkerSettings
@@ -73,14 +89,13 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
         fail(str(error), code=BAD_INPUT)
     _log_to_stderr(settings.log.level)
     heartbeat_ms = max(given["session_timeout_ms"] // 5, 100)
-    from streams.corpus.errors import CorpusError
-    from streams.corpus.item_place import ItemPlace
     try:
         run_worker(
             WorkerSettings(
                 backend=settings.backend,
                 gpu_crossover=settings.gpu_crossover,
                 rule=settings.join.rule(),
+                item_tower=settings.item_tower,
                 heartbeat_interval_ms=heartbeat_ms,
                 **given,
             )
@@ -95,7 +110,6 @@ def _log_to_stderr(level: str) -> None:
 
     number = logging.getLevelNamesMapping()[level.upper()]
     frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
-                item_tower=settings.item_tower,
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

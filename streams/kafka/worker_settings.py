@@ -33,7 +33,8 @@ class WorkerSettings:
         heartbeat_interval_ms: at most a third of it.
         rebalance_timeout_ms: how long others may take to join a rebalance.
         request_timeout_ms: how long the broker may take to answer.
-        publish_interval_ms: shortest time between two publications of rows.
+        publish_interval_ms: shortest time between two publications of rows; once a second while more than
+            `max_batch_bytes` of the ledger waits.
         round_interval_ms: shortest time between the beginnings of two rounds while less than `max_batch_bytes`
             waits.
         max_batch_bytes: bytes of one round of all partitions, as far as single chunks allow.
@@ -53,8 +54,8 @@ class WorkerSettings:
     backend: str = "auto"
     gpu_crossover: int = 0
     rule: JoinRule = field(default_factory=JoinRule)
-    static_member: bool = True
     item_tower: Path | None = None
+    static_member: bool = True
     accept_gap: bool = False
     session_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 2_000
