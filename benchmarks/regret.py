@@ -1,6 +1,6 @@
 """Regret of every policy in every scenario: a table, docs/regret.md with its CSV and curves.
 
-    python -m benchmarks.regret --all
+    python -m benchmarks.regret --all            # goes on where docs/regret.csv stops; --fresh: from the start
     python -m benchmarks.regret --scenario A --seeds 3 --first-seed 0 --delay 0 1000
 
 Published numbers of the same environment, of seeds 0 to 9, are read from regret/final.csv of the data folder
@@ -28,6 +28,7 @@ from benchmarks import regret_page
 from benchmarks.regret_page import POINTS, Cell, label
 
 PUBLISHED = ("A", "B", "C")  # with numbers of others, at three delays
+OURS_ALONE = ("few", "many")  # nobody else is tuned to other numbers of items
 DELAYS = (0, 100, 1000)
 # Parameters as tuned on a seed outside the table, by whoever published its numbers; scenarios made from A, B or C
 # take those of theirs.
@@ -84,12 +85,15 @@ def family(scenario: str) -> str:
 
 def policies_of(scenario: str) -> list[RegretPolicy]:
     """Ours and all others, as tuned for the scenario."""
+    if scenario in OURS_ALONE:
+        return [parse_policy(OURS), parse_policy("random")]
     return [parse_policy(text) for text in f"{OURS} {UNTUNED} {TUNED[family(scenario)]}".split()]
 
 
 def run_cell(scenario: str, chosen: RegretPolicy, delay: int, seeds: Sequence[int], rounds: int, jobs: int) -> Cell:
     """One policy over all seeds of a scenario."""
-    world, shape = environment(), SCENARIOS[scenario]
+    shape = SCENARIOS[scenario]
+    world = environment(items=shape.items, width=shape.width)
 
     def curve(seed: int) -> np.ndarray:
         users = stream(world, seed, rounds, shape.k)
@@ -133,7 +137,8 @@ def show(cell: Cell, reference: Reference | None) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regret", description=__doc__.splitlines()[0])
-    parser.add_argument("--all", action="store_true", help="every scenario, and write docs/regret.md")
+    parser.add_argument("--all", action="store_true", help="every scenario, and write docs/regret.md and its CSV")
+    parser.add_argument("--fresh", action="store_true", help="with --all: run again what docs/regret.csv holds")
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--rounds", type=int, default=200_000)
     parser.add_argument("--seeds", type=int, default=10, help="how many")
@@ -155,12 +160,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"cumulative regret after {options.rounds:,} rounds, {options.seeds} seeds from {options.first_seed}")
     head = f"{'scenario':11} {'policy':26} {'delay':>5} {'mean':>10} {'se':>8} {'s/run':>9}"
     print(head + (f" {'published':>10} {'se':>8} {'z':>7}" if references else ""))
-    cells = regret_page.read(options.csv) if options.csv and options.csv.exists() else []
+    runs = options.csv or (docs / "regret.csv" if options.all else None)
+    cells = regret_page.read(runs) if runs and runs.exists() and not options.fresh else []
+    for cell in cells:
+        show(cell, references.get((cell.scenario, cell.policy, cell.parameter, cell.delay)))
     for cell in run(options, tuple(cells)):
         cells.append(cell)
         show(cell, references.get((cell.scenario, cell.policy, cell.parameter, cell.delay)))
-        if options.csv:
-            regret_page.write_csv(options.csv, cells, options.first_seed)
+        if runs:
+            regret_page.write_csv(runs, cells, options.first_seed)
     if options.all:
         regret_page.write(docs, cells, options.first_seed)
     return 0

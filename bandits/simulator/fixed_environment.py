@@ -25,9 +25,9 @@ class Environment:
 
     Attributes:
         centroids: float64 of shape (50, 16).
-        theta: click probability of cluster and item, float64 of shape (50, 500).
-        lists: items with an edge to each cluster, ascending, int32 of shape (50, 50).
-        place: where an item stands in a cluster's list, or -1, int32 of shape (50, 500).
+        theta: click probability of cluster and item, float64 of shape (50, N).
+        lists: items with an edge to each cluster, ascending, int32 of shape (50, W).
+        place: where an item stands in a cluster's list, or -1, int32 of shape (50, N).
     """
 
     centroids: Float64
@@ -51,21 +51,26 @@ class Stream:
     uniforms: Float64
 
 
-def environment(seed: int = 0) -> Environment:
-    """The environment; seed 0 is the one whose numbers are published.
+def environment(seed: int = 0, *, items: int = ITEMS, width: int = WIDTH) -> Environment:
+    """The environment; seed 0 with 500 items and 50 edges a cluster is the one whose numbers are published.
 
     theta = clip((0.02 + 0.38 sigmoid(10 (cos - 0.45))) exp(0.3 z), 0.005, 0.6); the edges of a cluster go to the
-    50 items of largest cos + 0.1 z'.
+    W items of largest cos + 0.1 z'.
+
+    Args:
+        seed: of all draws.
+        items: N.
+        width: W, edges of a cluster, 1 to N.
     """
     rng = np.random.default_rng(seed)
     centroids = directions(rng.standard_normal((CLUSTERS, DIM)))
-    items = directions(rng.standard_normal((ITEMS, DIM)))
-    cosine = centroids @ items.T
-    theta = spread(affinity(cosine), 0.3, rng.standard_normal((CLUSTERS, ITEMS)))
-    blurred = cosine + 0.1 * rng.standard_normal((CLUSTERS, ITEMS))
-    lists = np.sort(np.argsort(-blurred, axis=1)[:, :WIDTH], axis=1).astype(np.int32)
-    place = np.full((CLUSTERS, ITEMS), -1, np.int32)
-    np.put_along_axis(place, lists, np.arange(WIDTH, dtype=np.int32)[None, :], axis=1)
+    vectors = directions(rng.standard_normal((items, DIM)))
+    cosine = centroids @ vectors.T
+    theta = spread(affinity(cosine), 0.3, rng.standard_normal((CLUSTERS, items)))
+    blurred = cosine + 0.1 * rng.standard_normal((CLUSTERS, items))
+    lists = np.sort(np.argsort(-blurred, axis=1)[:, :width], axis=1).astype(np.int32)
+    place = np.full((CLUSTERS, items), -1, np.int32)
+    np.put_along_axis(place, lists, np.arange(width, dtype=np.int32)[None, :], axis=1)
     made = Environment(centroids, theta, lists, place)
     for array in (centroids, theta, lists, place):
         array.flags.writeable = False

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bandits.simulator.clicks import geometric
 from bandits.simulator.delays import Pareto
-from bandits.simulator.fixed_environment import MAX_SLATE, Environment
+from bandits.simulator.fixed_environment import ITEMS, MAX_SLATE, WIDTH, Environment
 from bandits.simulator.world import HIGHEST
 
 Int64 = npt.NDArray[np.int64]
@@ -37,6 +37,8 @@ class Scenario:
         stops_at_click: the user looks no further after a click (cascade model).
         heavy_tail: delays are Pareto with tail 0.7 (no mean) rather than fixed.
         arriving: share of the items that are published during the first three quarters of the run.
+        items: of the environment.
+        width: edges of a cluster there.
     """
 
     about: str
@@ -49,6 +51,8 @@ class Scenario:
     stops_at_click: bool = False
     heavy_tail: bool = False
     arriving: float = 0.0
+    items: int = ITEMS
+    width: int = WIDTH
 
 
 SCENARIOS = {
@@ -57,6 +61,9 @@ SCENARIOS = {
     "C": Scenario(about="five overlapping clusters, slates of five", slate_size=5),
     "low": Scenario(about="A with click probabilities divided by 10", scale=0.1),
     "low-B": Scenario(about="B with click probabilities divided by 10", k=1, scale=0.1),
+    "rare": Scenario(about="A with a mean click probability of 0.5 % an edge", scale=0.0275),
+    "few": Scenario(about="A with 100 items, 10 edges a cluster", items=100, width=10),
+    "many": Scenario(about="A with 2,000 items, 200 edges a cluster", items=2_000, width=200),
     "popular": Scenario(about="A with popular and unpopular items", popularity=0.7),
     "drift": Scenario(
         about="A, popularity turns with a half-life of a quarter of the run", popularity=0.7, half_life=0.25

@@ -23,7 +23,10 @@ def played(conditions: Conditions, *, name: str = "random", slate_size: int = 1)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_conditions_are_probabilities_and_repeat(name: str) -> None:
     """Equal seeds give equal conditions; click probabilities and rounds are within their bounds."""
-    made, again = (make_conditions(WORLD, SCENARIOS[name], ROUNDS, delay=7, seed=5) for _ in range(2))
+    shape = SCENARIOS[name]
+    world = environment(items=shape.items, width=shape.width)
+    made, again = (make_conditions(world, shape, ROUNDS, delay=7, seed=5) for _ in range(2))
+    assert made.theta.shape[1:] == world.theta.shape == (50, shape.items)
     assert np.array_equal(made.theta, again.theta)
     assert np.array_equal(made.arrives, again.arrives)
     assert 0 < made.theta.min() <= made.theta.max() <= 0.6
