@@ -226,16 +226,35 @@ class Parameters:
 
     def write(self, change: Change, in_flight: Int64 | None = None) -> None:
         """Take over the rows of a change of this graph; `in_flight` as `served` gives it."""
-        edges = change.edges()
+        copied = self._copier()
+        edges = change.edges() if in_flight is not None or copied is None else None
         with self._lock:
             if in_flight is not None:
                 if self._in_flight is None:
                     self._in_flight = np.zeros(len(self._sums.edge), np.int64)
                 self._in_flight[edges] = in_flight
-            self._sums.edge[edges] = change.edge_rows
-            self._progress.totals += change.item_rows.sum(axis=0) - self._sums.item[change.items].sum(axis=0)
-            self._sums.item[change.items] = change.item_rows
+            if copied is None:
+                self._sums.edge[edges] = change.edge_rows
+                self._progress.totals += change.item_rows.sum(axis=0) - self._sums.item[change.items].sum(axis=0)
+                self._sums.item[change.items] = change.item_rows
+            else:
+                rows = np.ascontiguousarray(change.edge_rows), np.ascontiguousarray(change.item_rows)
+                self._progress.totals += copied(
+                    self.graph.item_ptr,
+                    self._sums.edge,
+                    self._sums.item,
+                    np.ascontiguousarray(change.items, np.int32),
+                    *rows,
+                )
             self._progress.position = change.position
+
+    def _copier(self) -> "Callable[..., Int64] | None":
+        """The compiled copying of rows, for which callers wait a quarter of the time."""
+        if not self.compiles:
+            return None
+        from bandits.numba_copy import copy_rows
+
+        return copy_rows  # type: ignore[no-any-return]
 
     def edited(self, change: Change, in_flight: Int64 | None = None) -> "Parameters":
         """The parameters of an edit of this graph, which share the rows with these."""

@@ -26,7 +26,8 @@ def compile_calls(backend: Backend) -> None:
     graph = build_graph(version="warm-up", centroids=[[1.0]], item_ids=["item"], edge_item=[0], edge_cluster=[0])
     snapshot = Snapshot(backend)
     first = np.zeros(1, np.int32)
-    snapshot.apply(Change(graph, first, np.zeros((1, 3), np.int64), np.zeros((1, 2), np.int64), 0, True))
+    for full in (True, False):
+        snapshot.apply(Change(graph, first, np.zeros((1, 3), np.int64), np.zeros((1, 2), np.int64), 0, full))
     slate = SlateRules(PolicySettings(), top_m=1, explore_share=0.0, propensity_draws=1)
     rules = RulesInForce(slate, fit_prior=False, fit_pooled_mean=False)
     lane = ScoreLane(snapshot=snapshot, rules=rules, k=1, temperature=1.0, default_mode="ucb", metrics=Metrics())
