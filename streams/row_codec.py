@@ -70,8 +70,8 @@ def encode_rows(
     measure_rows(graph.item_ptr, items, epochs, ends[1:])
     out = np.empty(int(ends[-1]), np.uint8)
     write_rows(graph.item_ptr, graph.edge_cluster, sums.edge, sums.item, row_position, items, epochs, out)
-    data, places = out.tobytes(), ends.tolist()
-    encoded = [data[start:end] for start, end in pairwise(places)]
+    data = out.data
+    encoded = [bytes(data[start:end]) for start, end in pairwise(ends.tolist())]
     if sums.extra is not None and sums.times is not None:
         for place, behind in enumerate(_extra_fields(graph, sums.extra, sums.times, items)):
             encoded[place] += behind

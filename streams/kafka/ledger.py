@@ -65,7 +65,7 @@ def encode_parts(outcomes: Outcomes, place: Place, n_partitions: int) -> dict[in
         clock_ms=place.clock_ms,
     ).SerializeToString()
     more = encode_optional(outcomes, split.facts, facts)
-    return {at: head + data[ends[at] : ends[at + 1]] + more[at] + delivery for at in wanted}
+    return {at: b"".join((head, data[ends[at] : ends[at + 1]], more[at], delivery)) for at in wanted}
 
 
 def with_epoch(part: bytes, epoch: int) -> bytes:

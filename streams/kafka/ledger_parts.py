@@ -61,7 +61,7 @@ class Split(NamedTuple):
     body_ends: Int64
 
 
-def bodies(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tuple[bytes, Split]:
+def bodies(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tuple[memoryview, Split]:
     """Items, contexts and facts of all partitions, one after the other, as fields of an OutcomeBatch.
 
     Args:
@@ -86,7 +86,7 @@ def bodies(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tuple[bytes
     out = np.empty(int(body_ends[-1]), np.uint8)
     seen.fill(-1)
     write_parts(columns, of_item, split, number, seen, local, out)
-    return out.tobytes(), split
+    return out.data, split
 
 
 @njit
