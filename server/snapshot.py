@@ -254,7 +254,7 @@ class Parameters:
             return None
         from bandits.numba_copy import copy_rows
 
-        return copy_rows  # type: ignore[no-any-return]
+        return copy_rows
 
     def edited(self, change: Change, in_flight: Int64 | None = None) -> "Parameters":
         """The parameters of an edit of this graph, which share the rows with these."""
