@@ -4,13 +4,14 @@ Invariants: what is compared runs in the same rounds, in an order that alternate
 does hits both; a ratio is the median of the rounds' ratios.
 """
 
+import contextlib
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROUNDS = 7
@@ -60,6 +61,13 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
     return [one / other for one, other in zip(slow, fast, strict=True)]
 
 
+def _versions(*names: str) -> Iterator[str]:
+    """Those that are installed: what measures a GPU runs without the rest."""
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            yield f"{name} {version(name)}"
+
+
 def machine() -> str:
     """The machine in one line: processor, cores, memory, versions, load."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -68,7 +76,7 @@ def machine() -> str:
         (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine()
     )
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "grpcio", "rocksdict"))
+    libraries = ", ".join(_versions("numpy", "numba", "grpcio", "rocksdict"))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
         f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB; Python {platform.python_version()}, {libraries}; "
