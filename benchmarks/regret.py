@@ -24,7 +24,7 @@ from bandits.simulator.fixed_environment import environment, stream
 from bandits.simulator.regret import play
 from bandits.simulator.regret_policies import KINDS, RegretPolicy, policy
 from bandits.simulator.regret_scenarios import SCENARIOS, make_conditions
-from benchmarks import regret_page
+from benchmarks import regret_page, regret_vowpal
 from benchmarks.regret_page import POINTS, Cell, label
 
 PUBLISHED = ("A", "B", "C")  # with numbers of others, at three delays
@@ -170,7 +170,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if runs:
             regret_page.write_csv(runs, cells, options.first_seed)
     if options.all:
-        regret_page.write(docs, cells, options.first_seed)
+        vowpal = docs / "regret_vowpal.csv"
+        regret_vowpal.main(["--csv", str(vowpal)])  # says so where the package is missing
+        beside = regret_vowpal.tables(regret_vowpal.read(vowpal), cells)
+        regret_page.write(docs, cells, options.first_seed, beside)
+        print("\n".join([*regret_page.tables(cells), *beside]))
     return 0
 
 

@@ -78,15 +78,15 @@ def read(path: Path) -> list[Cell]:
     return [Cell(*key, np.array(curves)) for key, curves in runs.items()]
 
 
-def write(docs: Path, cells: Sequence[Cell], first_seed: int) -> None:
-    """Write regret.md, regret.csv and the pictures into a docs folder."""
+def write(docs: Path, cells: Sequence[Cell], first_seed: int, beside: Sequence[str] = ()) -> None:
+    """Write regret.md, regret.csv and the pictures into a docs folder; `beside` are lines below the tables."""
     write_csv(docs / "regret.csv", cells, first_seed)
     published = [panel for panel in _panels(cells) if panel[0] in "ABC" and panel[1] != 100]
     others = [panel for panel in _panels(cells) if panel[0] not in "ABC"]
     draw(docs / "images" / "regret-published.png", cells, published)
     draw(docs / "images" / "regret-scenarios.png", cells, others)
     before = (docs / "regret.md").read_text().partition("<!-- tables -->")[0]
-    (docs / "regret.md").write_text("\n".join([f"{before}<!-- tables -->", *tables(cells)]) + "\n")
+    (docs / "regret.md").write_text("\n".join([f"{before}<!-- tables -->", *tables(cells), *beside]) + "\n")
 
 
 def tables(cells: Sequence[Cell]) -> list[str]:
@@ -110,11 +110,19 @@ def tables(cells: Sequence[Cell]) -> list[str]:
     return [*lines, "", *about]
 
 
+def entry(finals: Sequence[float]) -> str:
+    """Mean and standard error over seeds; the mean alone of one seed, nothing of none."""
+    if not finals:
+        return ""
+    mean = f"{np.mean(finals):,.0f}"
+    return f"{mean} ± {np.std(finals, ddof=1) / len(finals) ** 0.5:,.0f}" if len(finals) > 1 else mean
+
+
 def _entry(cell: Cell | None, by: dict[tuple[str, int, str], Cell], panel: tuple[str, int]) -> str:
     if cell is None:
         return ""
     others = [other.final for key, other in by.items() if key[:2] == panel]
-    text = f"{cell.final:,.0f} ± {cell.error:,.0f}" if np.isfinite(cell.error) else f"{cell.final:,.0f}"
+    text = entry(cell.curves[:, -1].tolist())
     return f"**{text}**" if cell.final == min(others) and len(others) > 1 else text
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from bandits.simulator.fixed_environment import Environment, environment, stream
 from bandits.simulator.regret_scenarios import SCENARIOS
+from benchmarks.regret_page import POINTS, Cell, entry
 
 # As in the documentation of each explorer; nothing was tuned.
 EXPLORERS = {
@@ -75,12 +76,35 @@ def play_vowpal(
     return lost
 
 
+def tables(runs: Sequence[dict[str, str]], cells: Sequence[Cell]) -> list[str]:
+    """Explorers in Markdown, and below them what `cells` hold of the same rounds; empty without runs."""
+    if not runs:
+        return []
+    rounds = int(runs[0]["rounds"])
+    panels = sorted({(run["scenario"], int(run["delay"])) for run in runs})
+    lost: dict[tuple[str, str, int], list[float]] = {}
+    for run in runs:
+        if int(run["rounds"]) == rounds:
+            lost.setdefault((run["explorer"], run["scenario"], int(run["delay"])), []).append(float(run["regret"]))
+    for cell in cells:
+        at = rounds * POINTS / cell.rounds - 1
+        if (cell.scenario, cell.delay) in panels and at >= 0 and at == int(at):
+            lost[cell.policy, cell.scenario, cell.delay] = cell.curves[:, int(at)].tolist()
+    lines = ["", f"## Vowpal Wabbit, the first {rounds:,} rounds", ""]
+    lines += ["| policy | " + " | ".join(f"{name}, {delay}" for name, delay in panels) + " |"]
+    lines += ["|---|" + "---:|" * len(panels)]
+    for name in dict.fromkeys(key[0] for key in lost):
+        lines.append(f"| `{name}` | " + " | ".join(entry(lost.get((name, *panel), [])) for panel in panels) + " |")
+    seeds = sorted({len(lost[key]) for key in lost if key[0] in EXPLORERS})
+    return [*lines, "", f"Seeds a number of Vowpal Wabbit: {', '.join(map(str, seeds))}."]
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regret_vowpal", description=__doc__.splitlines()[0])
     parser.add_argument("--scenario", nargs="+", choices=("A", "B"), default=["B", "A"])
     parser.add_argument("--explorer", nargs="+", choices=EXPLORERS, default=list(EXPLORERS))
-    parser.add_argument("--delay", type=int, nargs="+", default=[0])
+    parser.add_argument("--delay", type=int, nargs="+", default=[0, 1000])
     parser.add_argument("--rounds", type=int, default=20_000)
     parser.add_argument("--horizon", type=int, default=200_000, help="rounds of the streams; the first are played")
     parser.add_argument("--seeds", type=int, default=2, help="how many")
