@@ -28,14 +28,20 @@ class Orders:
 
     Args:
         channel: to it.
+
+    Attributes:
         report: makes the report of this process; None until there is something to be told.
-        go_to: reads from another segment, and tells its number.
+        compile, serve, stop: set once it is to do so.
+        grace_s: for calls in flight.
     """
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.report: Callable[[], Message] | None = None
-        self.go_to: Callable[[int], int] | None = None
+        self._go_to: Callable[[int], int] | None = None
+        self._waiting_fd: int | None = None
+        self._going = threading.Lock()
+        self.compile = threading.Event()
         self.serve = threading.Event()
         self.stop = threading.Event()
         self.grace_s = ORPHAN_GRACE_S
@@ -47,35 +53,61 @@ class Orders:
         """Begin to follow them."""
         self._thread.start()
 
+    def send_readers(self, go_to: Callable[[int], int]) -> None:
+        """From now on `go_to` reads from a segment and tells its number; the latest so far first."""
+        with self._going:
+            self._go_to = go_to
+            if self._waiting_fd is not None:
+                self._take(self._waiting_fd)
+
     def wait_until_taken(self, number: int) -> bool:
         """Wait until all readers have gone to a segment; False if that took too long."""
         with self._taken:
             return self._taken.wait_for(lambda: self._taken_number >= number or self.stop.is_set(), TAKEN_S)
 
     def _follow(self) -> None:
-        while (received := self.channel.receive()) is not None:
-            self._obey(*received)
+        try:
+            while (received := self.channel.receive()) is not None:
+                self._obey(*received)
+        except Exception as error:  # who no longer follows must not serve on: another takes its place
+            self.channel.send({"say": "failed", "reason": f"{type(error).__name__}: {error}"})
+            os._exit(FAILED)
+        if self.compile.is_set() and not self.serve.is_set():
+            os._exit(0)  # in the middle of compiling, which takes long, for nobody
         with self._taken:
-            self.stop.set()
-            self.serve.set()
+            self._end()
             self._taken.notify_all()
 
     def _obey(self, order: Message, fd: int | None) -> None:
         match order["do"]:
-            case "go_to" if fd is not None and self.go_to is not None:
-                self.channel.send({"say": "taken", "number": self.go_to(fd)})
+            case "go_to" if fd is not None:
+                with self._going:
+                    self._take(fd)
             case "taken":
                 with self._taken:
                     self._taken_number = order["number"]
                     self._taken.notify_all()
             case "report":
                 self.channel.send({"say": "report", **(self.report() if self.report else {})})
+            case "compile":
+                self.compile.set()
             case "serve":
                 self.serve.set()
             case "stop":
                 self.grace_s = order["grace_s"]
-                self.stop.set()
-                self.serve.set()
+                self._end()
+
+    def _take(self, fd: int) -> None:
+        if self._go_to is not None:
+            self.channel.send({"say": "taken", "number": self._go_to(fd)})
+            return
+        if self._waiting_fd is not None:
+            os.close(self._waiting_fd)
+        self._waiting_fd = fd
+
+    def _end(self) -> None:
+        for awaited in (self.stop, self.compile, self.serve):
+            awaited.set()
 
 
 def main(role: str, number: int, channel_fd: int, board_fd: int, link_fd: int) -> int:
@@ -103,10 +135,15 @@ def _read(channel: Channel, board: Board, number: int, link_fd: int, told: Messa
     settings = Settings(**told["settings"])
     log = make_logger(settings.log.level, settings.log.format, process=f"reader-{number}")
     link = None if told["link"] is None else bytes.fromhex(told["link"])
-    process = ServingProcess(settings, board=board, number=number, link=link, clock_ms=_unix_ms, log=log)
     orders = Orders(channel)
-    orders.report, orders.go_to = process.report, process.go_to
     orders.start()
+    orders.compile.wait()
+    if orders.stop.is_set():
+        return 0
+    process = ServingProcess(settings, board=board, number=number, link=link, clock_ms=_unix_ms, log=log)
+    channel.send({"say": "compiled"})
+    orders.report = process.report
+    orders.send_readers(process.go_to)
     orders.serve.wait()
     if not orders.stop.is_set():
         address = process.serve()

@@ -5,11 +5,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from server.processes.channel import Channel, Message
 
+_LOOK_S = 10.0  # the system walks through all pages of the process
 _MODULE = "server.processes.child"
 
 
@@ -46,6 +48,7 @@ class Process:
         self.name = role if role == "writer" else f"{role}-{number}"
         self.reason = ""
         self.asked = False
+        self._pss_bytes, self._next_look_s = 0, 0.0
         self._on_message = on_message
         self._on_end = on_end
         ours, theirs = socket.socketpair()
@@ -82,7 +85,13 @@ class Process:
         self._process.kill()
 
     def pss_bytes(self) -> int:
-        """Its share of the memory; 0 where the system does not tell."""
+        """Its share of the memory, looked at every `_LOOK_S`; 0 where the system does not tell."""
+        now_s = time.monotonic()
+        if now_s >= self._next_look_s:
+            self._pss_bytes, self._next_look_s = self._look(), now_s + _LOOK_S
+        return self._pss_bytes
+
+    def _look(self) -> int:
         try:
             lines = Path(f"/proc/{self.pid}/smaps_rollup").read_bytes().splitlines()
         except OSError:

@@ -5,6 +5,7 @@ calls in flight. It learns nothing: feedback goes to the writer's socket, or to 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version as installed_version
 from typing import Any
@@ -27,11 +28,12 @@ from server.processes.report import families_of
 from server.processes.segment import Segment
 from server.processes.shared_parameters import SharedSnapshot
 from server.settings import Settings
+from server.snapshot import Torn
 from server.vitals import Sample, Vitals
 
 
 class ServingProcess:
-    """The parts of a serving process; it is started and stopped once.
+    """The parts of a serving process; making it compiles what answers calls. It is started and stopped once.
 
     Args:
         settings: all of them; `address` with the port that all serving processes share.
@@ -80,7 +82,8 @@ class ServingProcess:
         segment = Segment.attach(fd)
         self._snapshot.go_to(segment)
         segment.close_fd()
-        self._warm_up()
+        if self._listener is not None:
+            self._warm_up()
         return segment.number
 
     def serve(self) -> str:
@@ -107,6 +110,7 @@ class ServingProcess:
             self._settings, self._gates, self._metrics, self._log, shared_port=True
         )
         add_callers_services(parts, listener)
+        self._warm_up()
         self._vitals.start()
         listener.start(self._health, (RECOMMENDER, FEEDBACK))
         return listener.address
@@ -139,7 +143,8 @@ class ServingProcess:
         items = np.arange(min(parameters.graph.n_items, WARM_UP_CANDIDATES), dtype=np.int32)
         user = Context(np.zeros(1, np.int32), np.ones(1))
         mode, rules = self._settings.policy.mode, self._rules.current.slate
-        parameters.fill(items, user, mode=mode, slate_size=10, seed=0, rules=rules)
+        with suppress(Torn):
+            parameters.fill(items, user, mode=mode, slate_size=10, seed=0, rules=rules)
 
 
 def _make_loop(

@@ -128,8 +128,12 @@ class SharedParameters(Parameters):
         self._fillers: list[CompiledSlates | None] = [None, None]
         self._epoch = 0  # that is held
         self._sums = self._sides[0]
-        self._lock = self  # type: ignore[assignment]  # all that `with` needs of a lock
         _ = graph.lookup([]), graph.item_hashes  # made now, not by the first reader
+
+    @property
+    def _lock(self) -> "SharedParameters":  # type: ignore[override]
+        """All that `with` needs of a lock; not an attribute, as a cycle would outlive the graph."""
+        return self
 
     def __enter__(self) -> None:
         """Hold a state to be read."""

@@ -23,7 +23,7 @@ from server.processes.process import Process
 from server.processes.segment import Unshareable
 from server.settings import Settings, split_address
 
-LONGEST_START_S = 120.0
+LONGEST_START_S = 600.0  # on a slow machine that has compiled nothing yet
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
 STEADY_S = 60.0  # who ran for so long is started again after the first pause
@@ -60,6 +60,7 @@ class Supervisor:
         self._segment: tuple[int, int] | None = None  # number and file
         self._version = ""
         self._taken: dict[str, int] = {}
+        self._compiled = False
         self._writers = 0
         self._failure: str | None = None
         self._stopping = threading.Event()
@@ -185,6 +186,9 @@ class Supervisor:
         self._merged.started(process.name)
         if role != WRITER:
             board.unpin(number)
+            # One compiles, and the others read what it has written to the cache.
+            if number == 0 or self._compiled:
+                process.channel.send({"do": "compile"})
             if self._segment is not None:
                 process.channel.send({"do": "go_to"}, fd=self._segment[1])
             if self._writer_address is not None:
@@ -212,6 +216,11 @@ class Supervisor:
                 case "taken":
                     self._taken[process.name] = message["number"]
                     self._tell_taken()
+                case "compiled" if not self._compiled:
+                    self._compiled = True
+                    for reader in self._readers():
+                        if reader is not process:
+                            reader.channel.send({"do": "compile"})
                 case "serving":
                     self._serving.add(process.name)
                     self._changed.notify_all()

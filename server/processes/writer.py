@@ -24,8 +24,9 @@ from server.health import OPERATIONS, Health
 from server.item_places import ItemPlaces
 from server.limits import PRIOR_REFIT_S
 from server.listener import Listener
-from server.loops import Loop, make_loop
+from server.loops import LearnsElsewhere, Loop, make_loop
 from server.metrics import Metrics
+from server.partitions_collector import PartitionsCollector
 from server.processes.board import Board
 from server.processes.feedback_link import FeedbackServer
 from server.processes.publisher import Publisher
@@ -146,6 +147,8 @@ class WritingProcess:
         add_operations(parts, listener, changes=changes, refusal=lambda: self._watch.refusal if self._watch else "")
         collector = StateCollector(vitals.sample, gates=gates.all(), version=self._version)
         self._metrics.registry.register(collector)
+        if isinstance(loop, LearnsElsewhere):
+            self._metrics.registry.register(PartitionsCollector(loop.graph_partitions))
         vitals.start()
         self._beating.start()
         if self._watch:

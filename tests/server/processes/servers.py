@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import grpc
 
 from freshet.v1 import feedback_pb2_grpc, operations_pb2_grpc, recommender_pb2_grpc
 from server.processes.supervisor import Supervisor
-from tests.server.serving import make_settings, until
+from tests.server.serving import make_settings
 
 PROCESSES = 2
+PATIENCE_S = 90.0  # a process starts within a second of a processor, which others may be using
 CHANNELS = 16  # the system spreads connections by a hash: with so many, one process gets none once in 30,000 runs
 
 
@@ -32,6 +34,14 @@ class Callers:
     def close(self) -> None:
         for channel in self.channels:
             channel.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what processes will do."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
 
 
 @contextmanager

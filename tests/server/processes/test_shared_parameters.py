@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from bandits.policy_settings import PolicySettings
 from bandits.sums import UNIT
 from server.processes.board import Board
 from server.processes.publisher import Publisher
+from server.processes.reader_parts import FollowedRules, ReaderLoop
 from server.processes.segment import BEGUN, DONE, Segment
 from server.processes.shared_parameters import SharedSnapshot, WriterSnapshot
+from server.rules import RulesInForce
 from server.scoring import SlateRules
 from server.snapshot import Snapshot, Torn
 from streams.change import Change
@@ -183,6 +186,41 @@ def test_a_write_that_was_cut_off_is_not_seen() -> None:
         assert reading.position == 4
         assert np.unique(reading.sums.n).tolist() == [4]
         assert np.unique(np.rint(reading.sums.a[reading.sums.edge] * UNIT)).tolist() == [4]
+
+
+def test_a_silent_writer_makes_its_readers_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the writer is alive they are as current as it says; when it is silent nobody knows where the end is."""
+    pair = Pair()
+    pair.publisher.apply(rows_of_value(small_graph(), 3, full=True))
+    loop = ReaderLoop(
+        impressions=lambda batch: Future(),
+        clicks=lambda batch: Future(),
+        close=lambda grace_s: None,
+        snapshot=pair.reader,
+        board=pair.board,
+        backend="numpy",
+        queued=lambda: 0,
+    )
+    ends = []
+    for ledger_end in (3, 8):
+        pair.board.beat(ledger_end=ledger_end, frozen=False)
+        ends.append(loop.status().ledger_end)
+    monkeypatch.setattr("server.processes.reader_parts.SILENT_S", 0.0)
+    ends.append(loop.status().ledger_end)
+    assert ends == [3, 8, 4]
+
+
+def test_fitted_rules_are_followed_whole() -> None:
+    """What the writer has fitted is in the rules of the next reply and in the name of its policy."""
+    board = Board.make()
+    rules = RulesInForce(SlateRules(PolicySettings(), 1, 0.0, 16), fit_prior=True, fit_pooled_mean=True)
+    followed = FollowedRules(rules, board)
+    assert followed.current is rules.current
+    board.tell_fitted((2.0, 5.0, 0.25))
+    policy = followed.current.slate.policy
+    assert (policy.beta_prior, policy.pooled_mean) == ((2.0, 5.0), 0.25)
+    assert followed.current is followed.current
+    assert "0.25" in followed.current.names["randomized_ucb"]
 
 
 def test_an_edit_without_room_goes_to_another_segment(monkeypatch: pytest.MonkeyPatch) -> None:
