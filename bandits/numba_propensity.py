@@ -12,7 +12,7 @@ from bandits.draws import COARSE, COARSE_REDRAWS, OPTIMISM_REDRAWS
 from bandits.numba_draws import coarse_word, key_bits, stream_key
 from bandits.numba_ranks import drawn_ranks
 from bandits.numba_scores import POLICY, RANDOMIZED
-from bandits.numba_slates import position_probability, tie_group
+from bandits.numba_slates import position_probability
 from bandits.policies import STEADY
 
 _QUARTER_BITS, _QUARTER_MASK = np.uint64(16), np.uint64(0xFFFF)
@@ -85,6 +85,7 @@ def _redrawn(  # type: ignore[no-untyped-def]
     offset, factor = stream_key(seed, OPTIMISM_REDRAWS if randomized else COARSE_REDRAWS)
     total = np.zeros(size)
     drawn = np.empty((4, n))
+    by_rank = share == 0.0 and top_m <= 1
     for block in range((redraws + 3) // 4):
         for i in range(n):
             word = coarse_word(key_bits(offset, factor, keys[i]), block)
@@ -97,8 +98,18 @@ def _redrawn(  # type: ignore[no-untyped-def]
                 drawn[quarter, i] = np.inf if width[i] == np.inf and scale != 0.0 else finite
         for quarter in range(min(4, redraws - 4 * block)):
             row = drawn[quarter]
+            ranked = np.sort(row)
             for slot in range(size):
-                first, end = tie_group(row, row[chosen[slot]])
+                value = row[chosen[slot]]
+                if by_rank and ranked[n - 1 - slot] != value:
+                    continue  # another rank, another slot
+                first, end = _tie_group(ranked, value)
                 total[slot] += position_probability(first, end, slot, n, size, top_m, share, head, band)
     for slot in range(size):
         propensity[slot] = (propensity[slot] + total[slot]) / (redraws + 1)
+
+
+@njit
+def _tie_group(ranked, value):  # type: ignore[no-untyped-def]
+    """First rank and end of the candidates whose score is `value`, one of `ranked`, which ascend."""
+    return len(ranked) - np.searchsorted(ranked, value, side="right"), len(ranked) - np.searchsorted(ranked, value)
