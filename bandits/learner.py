@@ -127,7 +127,7 @@ class Learner:
         known = before >= 0
         position = np.full(len(added), self.position, np.int64)
         position[known] = self.row_position[before[known]]
-        rows, positions = self._room or (SumsRoom.of(self.sums), Growing(self.row_position))
+        rows, positions = self._room or (SumsRoom.of(self.sums.at_rest()), Growing(self.row_position))
         extra_rows, time_rows = moved_extra(old, self.sums, graph)
         rows, sums = rows.extended(self.sums, edge_rows, item_rows)
         rows, self.sums = rows.with_extra(self.sums, sums, extra_rows, time_rows)

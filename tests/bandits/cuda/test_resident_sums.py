@@ -218,7 +218,7 @@ def check_learners(backends: list[Backend], seed: int, steps: int) -> None:
     learners = [Learner.empty(graph, backend) for backend in backends]
     names = [*graph.item_ids, *(f"new-{number}" for number in range(6))]
     for step in range(1, steps):
-        action = rng.choice(["apply", "edit", "compact", "read"], p=[0.5, 0.3, 0.05, 0.15])
+        action = rng.choice(["apply", "edit", "compact", "switch", "read"], p=[0.5, 0.25, 0.05, 0.05, 0.15])
         if action == "apply":
             record = record_of(names, graph.n_clusters, step)
             changed = [learner.apply(record, offset=step) for learner in learners]
@@ -235,6 +235,10 @@ def check_learners(backends: list[Backend], seed: int, steps: int) -> None:
             graph = compacted(graph)
             for learner in learners:
                 learner.compact_graph(graph, live)
+        elif action == "switch":
+            graph = random_graph(rng, n_items=int(rng.integers(8, 15)), n_clusters=6)
+            for learner in learners:
+                learner.switch_graph(graph)
         elif action == "read":
             assert equal(*[learner.sums for learner in learners])
     assert equal(*[learner.sums for learner in learners])
