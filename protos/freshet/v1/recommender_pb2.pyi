@@ -833,8 +833,8 @@ class ExplainResponse(_message.Message):
     graph_version: _builtins.str
     mode: _events_pb2.Mode.ValueType
     exploration: _builtins.str
-    """Where exploration is bounded: "in_lane", or why the item is ranked by its mean: "graduated", "known", "old",
-    "item_cap", "cluster_cap", "budget_spent". Empty where nothing bounds it.
+    """Where exploration is bounded: "in_lane", "first_impressions" if the item is owed some too, or why it is ranked by
+    its mean: "graduated", "known", "old", "item_cap", "cluster_cap", "budget_spent". Empty where nothing bounds it.
     """
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgeTerm]: ...
