@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from bandits.backend import choose_backend
 from bandits.join_rule import JoinRule
 from server.commands.replay_dlq import replay_dlq
+from streams.artifact_dir import Artifacts
 from streams.kafka.verify_topics import fold_sources, verify_topics
 from tests.kafka import feed, fold
 from tests.kafka.cluster import Cluster
@@ -27,12 +28,18 @@ RULES = {
 
 def ask(cluster: Cluster, what: Any, rule: JoinRule) -> Any:
     """What a reader of the topics says under a rule."""
-    given = {"graph": cluster.graph, "rule": rule, "backend": choose_backend("numpy"), "progress": lambda _: None}
-    return asyncio.run(what(cluster.bootstrap, names=cluster.names, **given))
+    more = {"artifacts": Artifacts([cluster.folder / "graph"])} if what is verify_topics else {}
+    given: dict[str, Any] = {
+        "graph": cluster.graph,
+        "rule": rule,
+        "backend": choose_backend("numpy"),
+        "progress": lambda _: None,
+    }
+    return asyncio.run(what(cluster.bootstrap, names=cluster.names, **given, **more))
 
 
 def wait_until_learned(cluster: Cluster, rule: JoinRule, expected: str) -> None:
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 60
     while (found := ask(cluster, verify_topics, rule)).state_hash != expected or not found.ok:
         assert time.monotonic() < deadline_s, (found, cluster.last_words())
         time.sleep(0.2)
