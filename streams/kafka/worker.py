@@ -101,7 +101,7 @@ class Worker:
         newest = NewestGraph(watched) if watched else None
         graph = (newest and newest.first()) or load_graph(settings.graph)
         self._lock = lock_folder(settings.data_dir)
-        copies = keep_copy(settings.graph, settings.data_dir)
+        copies = settings.graph_dir or keep_copy(settings.graph, settings.data_dir)
         sender = Sender(settings.bootstrap, client_id=settings.name, request_timeout_ms=settings.request_timeout_ms)
         await sender.start()
         async with open_reader(settings.bootstrap, client_id=settings.name) as reader:
@@ -121,8 +121,9 @@ class Worker:
             ),
             ledger_partitions=counts[names.outcomes],
         )
-        folders = [folder for folder in (settings.graph_dir, settings.graph, copies) if folder]
-        self._shelf = GraphShelf(Artifacts(folders), counts[names.outcomes], self._around.backend, graph)
+        self._shelf = GraphShelf(
+            Artifacts([settings.graph, copies]), counts[names.outcomes], self._around.backend, graph
+        )
         self._following = GraphFollowing(self._around, self._shelf, newest, self._learners)
         self._shelf.sums_of(graph.version, 0).compile_rows()
         await self.app.start()

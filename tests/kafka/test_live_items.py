@@ -90,6 +90,7 @@ def test_items_are_live_for_workers_and_servers(cluster: Cluster) -> None:
     one, two = Server(cluster), Server(cluster)
     servers = [one, two]
     try:
+        wait_for(lambda: len(one.loop.graph_partitions()) == 3, 60)  # workers have taken them over
         graph = one.loop.edit_graph(GraphEdit("any", ["new-1", "new-2"], [[3, 0], [5]], published_ms=[7, 0]))
         assert graph.lookup(["new-1", "new-2"]).min() >= 0
         wait_for(lambda: all(server.has("new-1") and server.has("new-2") for server in servers))

@@ -29,6 +29,11 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     run_worker(
         WorkerSettings(
-            **given | {name: Path(given[name]) for name in ("graph", "graph_dir", "data_dir", "item_tower") if name in given}
+            **given
+            | {
+                name: Path(given[name])
+                for name in ("graph", "graph_dir", "data_dir", "item_tower")
+                if name in given
+            }
         )
     )
