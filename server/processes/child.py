@@ -33,6 +33,7 @@ class Orders:
         report: makes the report of this process; None until there is something to be told.
         compile, serve, stop: set once it is to do so.
         grace_s: for calls in flight.
+        preparing: whether the process may end at once.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -45,6 +46,7 @@ class Orders:
         self.serve = threading.Event()
         self.stop = threading.Event()
         self.grace_s = ORPHAN_GRACE_S
+        self.preparing = False
         self._taken = threading.Condition()
         self._taken_number = -1
         self._thread = threading.Thread(target=self._follow, name="freshet-orders", daemon=True)
@@ -72,8 +74,6 @@ class Orders:
         except Exception as error:  # who no longer follows must not serve on: another takes its place
             self.channel.send({"say": "failed", "reason": f"{type(error).__name__}: {error}"})
             os._exit(FAILED)
-        if self.compile.is_set() and not self.serve.is_set():
-            os._exit(0)  # in the middle of compiling, which takes long, for nobody
         with self._taken:
             self._end()
             self._taken.notify_all()
@@ -106,6 +106,8 @@ class Orders:
         self._waiting_fd = fd
 
     def _end(self) -> None:
+        if self.preparing:
+            os._exit(0)  # there is nothing to be finished, and compiling takes long
         for awaited in (self.stop, self.compile, self.serve):
             awaited.set()
 
@@ -140,7 +142,9 @@ def _read(channel: Channel, board: Board, number: int, link_fd: int, told: Messa
     orders.compile.wait()
     if orders.stop.is_set():
         return 0
+    orders.preparing = True
     process = ServingProcess(settings, board=board, number=number, link=link, clock_ms=_unix_ms, log=log)
+    orders.preparing = False
     channel.send({"say": "compiled"})
     orders.report = process.report
     orders.send_readers(process.go_to)

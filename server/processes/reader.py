@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from bandits.backend import choose_backend
 from bandits.context import Context
+from bandits.graph import build_graph
 from server.assembly import Gates, Parts, add_callers_services, make_rules, make_serving_listener
 from server.collectors import StateCollector
 from server.health import FEEDBACK, RECOMMENDER, Health
@@ -28,8 +29,9 @@ from server.processes.report import families_of
 from server.processes.segment import Segment
 from server.processes.shared_parameters import SharedSnapshot
 from server.settings import Settings
-from server.snapshot import Torn
+from server.snapshot import Snapshot, Torn
 from server.vitals import Sample, Vitals
+from streams.change import Change
 
 
 class ServingProcess:
@@ -76,6 +78,9 @@ class ServingProcess:
             from server.lane.warm_up import compile_calls
 
             compile_calls(self._backend)
+        one = Snapshot(self._backend)
+        one.apply(_one_item())
+        self._warm_up(one)
 
     def go_to(self, fd: int) -> int:
         """Read from a segment from now on; its number."""
@@ -83,7 +88,7 @@ class ServingProcess:
         self._snapshot.go_to(segment)
         segment.close_fd()
         if self._listener is not None:
-            self._warm_up()
+            self._warm_up(self._snapshot)
         return segment.number
 
     def serve(self) -> str:
@@ -110,7 +115,7 @@ class ServingProcess:
             self._settings, self._gates, self._metrics, self._log, shared_port=True
         )
         add_callers_services(parts, listener)
-        self._warm_up()
+        self._warm_up(self._snapshot)
         self._vitals.start()
         listener.start(self._health, (RECOMMENDER, FEEDBACK))
         return listener.address
@@ -135,9 +140,9 @@ class ServingProcess:
     def _on_sample(self, sample: Sample) -> None:
         self._health.update(ready=sample.ready, failed=None)
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, snapshot: Snapshot) -> None:
         """Score once, as `App` does."""
-        parameters = self._snapshot.current
+        parameters = snapshot.current
         if parameters is None or parameters.graph.n_clusters == 0:
             return
         items = np.arange(min(parameters.graph.n_items, WARM_UP_CANDIDATES), dtype=np.int32)
@@ -145,6 +150,15 @@ class ServingProcess:
         mode, rules = self._settings.policy.mode, self._rules.current.slate
         with suppress(Torn):
             parameters.fill(items, user, mode=mode, slate_size=10, seed=0, rules=rules)
+
+
+def _one_item() -> Change:
+    """All that is known of a graph of one item, to be scored before another is known."""
+    graph = build_graph(
+        version="warm-up", centroids=[], n_clusters=1, item_ids=["item"], edge_item=[0], edge_cluster=[0]
+    )
+    edge_rows, item_rows = np.zeros((1, 3), np.int64), np.zeros((1, 2), np.int64)
+    return Change(graph, np.zeros(1, np.int32), edge_rows, item_rows, 0, full=True)
 
 
 def _make_loop(

@@ -193,7 +193,7 @@ def test_nothing_outlives_the_first_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "server", "serve", "--processes", "2", "--json", "--backend", "numpy"]
     for option in ("--address", "--operations-address", "--http-address"):
         command += [option, "127.0.0.1:0"]
-    command += ["--data-dir", str(tmp_path / "data"), "--graph", str(tmp_path / "graphs" / "v1")]
+    command += ["--data-dir", str(tmp_path / "data"), "--graph", str(tmp_path / "graphs" / "v1"), "--mode", "ucb"]
     for signum, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as first:
             assert first.stdout is not None
