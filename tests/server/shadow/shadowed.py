@@ -63,6 +63,7 @@ class Shadowed:
             recording=Gate("recorded_score", places=1, retry_after_ms=1),
             metrics=Metrics(),
             clock_ms=lambda: self.now_ms,
+            packed=lambda: None,  # type: ignore[arg-type, return-value]  # packed calls have ways of their own
             shadows=self.shadows,
         )
 
