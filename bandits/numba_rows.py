@@ -89,35 +89,34 @@ def _same_pair(one, row, other, other_row):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _alive(pairs, row, wanted, slots, alive, first):  # type: ignore[no-untyped-def]
-    """The slot of a pair in a table of alive rows, or the empty one where it would be."""
-    last = np.int64(len(slots) - 1)
+def _alive(pairs, row, wanted, slots, last, alive, first):  # type: ignore[no-untyped-def]
+    """The slot of a pair in a table of alive rows, or the empty one where it would be; `slots` is a pointer."""
     slot = np.int64(wanted & np.uint64(last))
-    while slots[slot, 1] > 0:
-        if slots[slot, 0] == wanted and _same_pair(pairs, row, alive, np.int64(slots[slot, 1] - _ONE) - first):
+    while load(slots, 2 * slot + 1) > 0:
+        number = np.int64(load(slots, 2 * slot + 1) - _ONE)
+        if load(slots, 2 * slot) == wanted and _same_pair(pairs, row, alive, number - first):
             break
         slot = (slot + 1) & last
     return slot
 
 
 @njit
-def _ask_for_slots(slots, hashes, row):  # type: ignore[no-untyped-def]
+def _in_batch(pairs, row, wanted, latest, last, hashes, batch):  # type: ignore[no-untyped-def]
+    """The slot of a pair in a table of a batch, or the empty one where it would be; tables are pointers."""
+    slot = np.int64(wanted & np.uint64(last))
+    while load(latest, slot) > 0:
+        other = np.int64(load(latest, slot)) - 1
+        if load(hashes, other) == wanted and _same_pair(pairs, row, batch, other):
+            break
+        slot = (slot + 1) & last
+    return slot
+
+
+@njit
+def _ask_for_slot(slots, last, hashes, row, end):  # type: ignore[no-untyped-def]
     """Ask for the slot of a later row, if there is one."""
-    if row + _AHEAD < len(hashes):
-        prefetch(pointer(slots), 2 * np.int64(hashes[row + _AHEAD] & np.uint64(len(slots) - 1)))
-
-
-@njit
-def _in_batch(pairs, row, wanted, latest, hashes, batch):  # type: ignore[no-untyped-def]
-    """The slot of a pair in a table of a batch, or the empty one where it would be."""
-    last = np.int64(len(latest) - 1)
-    slot = np.int64(wanted & np.uint64(last))
-    while latest[slot] > 0:
-        other = latest[slot] - 1
-        if hashes[other] == wanted and _same_pair(pairs, row, batch, other):
-            break
-        slot = (slot + 1) & last
-    return slot
+    if row + _AHEAD < end:
+        prefetch(slots, 2 * np.int64(load(hashes, row + _AHEAD) & np.uint64(last)))
 
 
 def _entries(sources: int) -> tuple[Any, ...]:
@@ -152,16 +151,18 @@ def _entries(sources: int) -> tuple[Any, ...]:
         for row in range(len(on_time) if sources >= 0 else 0):
             request_hash = _request_hash(new, row, request_hash, seed)
             batch.hashes[row] = _pair_hash(new, row, request_hash, seed)
+        table, last = pointer(slots), np.int64(len(slots) - 1)
+        latest, newest, hashes = pointer(batch.latest), np.int64(len(batch.latest) - 1), pointer(batch.hashes)
         for row in range(len(on_time)):
-            _ask_for_slots(slots, batch.hashes, row)
+            _ask_for_slot(table, last, hashes, row, len(on_time))
             wanted = batch.hashes[row]
             batch.before[row], batch.fresh[row] = -1, False
             if not on_time[row]:
                 continue
-            number = np.int64(slots[_alive(new, row, wanted, slots, known, alive.first), 1]) - 1
+            number = np.int64(slots[_alive(new, row, wanted, table, last, known, alive.first), 1]) - 1
             if number >= 0 and ingested[row] - alive.ingested[number - alive.first] <= retention_ms:
                 continue
-            slot = _in_batch(new, row, wanted, batch.latest, batch.hashes, new)
+            slot = _in_batch(new, row, wanted, latest, newest, hashes, new)
             other = np.int64(batch.latest[slot]) - 1
             if other < 0 or ingested[row] - ingested[other] > retention_ms:
                 batch.latest[slot], batch.before[row], batch.fresh[row] = row + 1, other, True
@@ -189,16 +190,18 @@ def _entries(sources: int) -> tuple[Any, ...]:
         """
         clicks, new = _places(pairs, 0, 0), _places(shown, 0, 0)
         known = _places(alive.pairs, alive.request_first, alive.item_first)
+        table, last = pointer(slots), np.int64(len(slots) - 1)
+        latest, newest, hashes = pointer(batch.latest), np.int64(len(batch.latest) - 1), pointer(batch.hashes)
         for click in range(len(ingested) if sources >= 0 else 0):
             wanted = _pair_hash(clicks, click, _request_hash(clicks, click, np.uint64(0), seed), seed)
             found[click] = -1
-            number = np.int64(slots[_alive(clicks, click, wanted, slots, known, alive.first), 1]) - 1
+            number = np.int64(slots[_alive(clicks, click, wanted, table, last, known, alive.first), 1]) - 1
             if number >= 0:
                 age = ingested[click] - alive.ingested[number - alive.first]
                 if -wait_ms <= age <= retention_ms:
                     found[click] = number
                     continue
-            row = np.int64(batch.latest[_in_batch(clicks, click, wanted, batch.latest, batch.hashes, new)]) - 1
+            row = np.int64(batch.latest[_in_batch(clicks, click, wanted, latest, newest, hashes, new)]) - 1
             while row >= 0:
                 if -wait_ms <= ingested[click] - shown_ingested[row] <= retention_ms:
                     found[click] = end + rank[row]
@@ -208,11 +211,12 @@ def _entries(sources: int) -> tuple[Any, ...]:
     def add_rows(alive, hashes, start, slots):  # type: ignore[no-untyped-def]
         """Enter the alive rows from number `start` on, whose hashes are given; how many pairs were not there."""
         known = _places(alive.pairs, alive.request_first, alive.item_first)
+        table, last, wanted = pointer(slots), np.int64(len(slots) - 1), pointer(hashes)
         added = 0
         for place in range(len(hashes) if sources >= 0 else 0):
-            _ask_for_slots(slots, hashes, place)
+            _ask_for_slot(table, last, wanted, place, len(hashes))
             row = start - alive.first + place
-            slot = _alive(known, row, hashes[place], slots, known, alive.first)
+            slot = _alive(known, row, hashes[place], table, last, known, alive.first)
             added += slots[slot, 1] == 0
             slots[slot, 0], slots[slot, 1] = hashes[place], np.uint64(start + place + 1)
         return added
@@ -221,9 +225,10 @@ def _entries(sources: int) -> tuple[Any, ...]:
     def drop_rows(hashes, start, end, slots):  # type: ignore[no-untyped-def]
         """Take rows start <= number < end out, whose hashes are given; how many of them were entered last."""
         last = np.int64(len(slots) - 1)
+        table, wanted = pointer(slots), pointer(hashes)
         dropped = 0
         for number in range(start, end if sources >= 0 else start):
-            _ask_for_slots(slots, hashes, number - start)
+            _ask_for_slot(table, last, wanted, number - start, len(hashes))
             entry = np.uint64(number + 1)
             slot = np.int64(hashes[number - start] & np.uint64(last))
             while slots[slot, 1] > 0 and slots[slot, 1] != entry:

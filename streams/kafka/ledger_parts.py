@@ -12,7 +12,7 @@ from numba import njit
 
 from bandits import numba_memory
 from bandits.numba_cache import fingerprint
-from bandits.numba_memory import pointer
+from bandits.numba_memory import load, pointer
 from bandits.outcomes import Outcomes
 from bandits.texts import Texts
 from freshet.v1 import outcomes_pb2
@@ -90,8 +90,9 @@ def bodies(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tuple[memor
 
 
 @njit
-def _context_size(columns, context):  # type: ignore[no-untyped-def]
-    return columns.context_ends[context] - (columns.context_ends[context - 1] if context > 0 else 0)
+def _context_size(ends, context):  # type: ignore[no-untyped-def]
+    """Elements of a context; `ends` is a pointer, as an array would have its references counted for each call."""
+    return load(ends, context) - (load(ends, context - 1) if context > 0 else 0)
 
 
 @njit
@@ -110,14 +111,14 @@ def _put_contexts(columns, split, part, seen, local, out, at, contexts, elements
     ends = put_head(out, at, _ENDS, 4 * contexts)
     clusters = put_head(out, ends + 4 * contexts, _CLUSTERS, 4 * elements)
     xs = put_head(out, clusters + 4 * elements, _X, 4 * elements)
-    count, end = 0, 0
+    count, end, context_ends = 0, 0, pointer(columns.context_ends)
     for place in range(split.fact_ends[part], split.fact_ends[part + 1]):
         context = columns.context[split.facts[place]]
         if seen[context] == part:
             continue
         seen[context], local[context] = part, count
-        size = _context_size(columns, context)
-        first = columns.context_ends[context] - size
+        size = _context_size(context_ends, context)
+        first = load(context_ends, context) - size
         for element in range(size):
             store_int32(out, clusters + 4 * (end + element), columns.context_cluster[first + element])
             store_int32(out, xs + 4 * (end + element), np.int32(columns.context_x[first + element]))
@@ -164,7 +165,7 @@ def _entries(sources: int) -> tuple[Any, Any]:
             number: int32 of each item, filled.
             seen: int32 of each context, -1 everywhere.
         """
-        partitions = len(split.fact_ends) - 1
+        partitions, context_ends = len(split.fact_ends) - 1, pointer(columns.context_ends)
         for fact in range(len(columns.item)):
             split.fact_ends[of_item[columns.item[fact]] + 1] += 1
         for part in range(partitions):
@@ -188,7 +189,7 @@ def _entries(sources: int) -> tuple[Any, Any]:
                 if seen[context] != part:
                     seen[context] = part
                     contexts += 1
-                    elements += _context_size(columns, context)
+                    elements += _context_size(context_ends, context)
             split.body_ends[part + 1] += split.body_ends[part] + _column_sizes(contexts, elements, end - first)
 
     @njit(cache=True, nogil=True)
@@ -205,7 +206,7 @@ def _entries(sources: int) -> tuple[Any, Any]:
             out: uint8, as many as the last of `body_ends`; filled.
         """
         data, names = pointer(out), pointer(columns.item_data)
-        partitions = len(split.fact_ends) - 1
+        partitions, context_ends = len(split.fact_ends) - 1, pointer(columns.context_ends)
         at = split.body_ends[:partitions].copy()
         for item in range(len(number) if sources >= 0 else 0):
             part, size = of_item[item], columns.item_size[item]
@@ -218,7 +219,7 @@ def _entries(sources: int) -> tuple[Any, Any]:
                 if seen[context] != part:
                     seen[context] = part
                     contexts += 1
-                    elements += _context_size(columns, context)
+                    elements += _context_size(context_ends, context)
             for place in range(split.fact_ends[part], split.fact_ends[part + 1]):
                 seen[columns.context[split.facts[place]]] = -1
             end = _put_contexts(columns, split, part, seen, local, data, at[part], contexts, elements)
