@@ -126,7 +126,8 @@ def test_a_full_queue_drops_slates_and_keeps_answering(monkeypatch: pytest.Monke
         assert len(shadowed.score(f"r{number}").items) == 3
     assert shadowed.shadows.pending == 3
     shadowed.close()
-    assert shadowed.shadows.outcomes() == {"closed": 3, "evicted": 0, "repeated": 0, "dropped": 7, "failed": 0}
+    counts = shadowed.shadows.outcomes()
+    assert {outcome: count for outcome, count in counts.items() if count} == {"closed": 3, "dropped": 7}
 
 
 def test_a_slate_closed_before_it_was_scored_is_dropped() -> None:
