@@ -80,6 +80,7 @@ def test_a_placed_artifact_takes_over_without_a_restart(kafka: str, topic_prefix
         cluster.start(1)
         servers = [Following(cluster, graphs, cluster.graph) for _ in range(2)]
         one = servers[0]
+        wait_for(lambda: len(one.loop.graph_partitions()) == 3, 60)  # workers have taken them over
         one.loop.edit_graph(GraphEdit("any", ["added"], [[0, 5]], retired=["item-20"]))
         wait_for(lambda: all(server.has("added") for server in servers))
 
