@@ -6,7 +6,7 @@ integrated, within `ACCURACY` of the truth; else they are averaged over redraws.
 """
 
 import sys
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,9 @@ def _compiled() -> tuple[Any, Any]:
     # Numba takes half a second to import: only who needs it pays.
     from numba import njit
 
-    from bandits import numba_propensity
+    from bandits import numba_integrated
     from bandits.numba_cache import fingerprint
+    from bandits.numba_late import integrated_address
     from bandits.slates_numba import FILLING, explored_tables
 
     sources = fingerprint(*FILLING, sys.modules[__name__])
@@ -77,6 +78,6 @@ def _compiled() -> tuple[Any, Any]:
     def integrated(*arguments):  # type: ignore[no-untyped-def]
         if sources < 0:
             raise ValueError
-        return numba_propensity.integrated(*arguments)
+        numba_integrated.integrated_at(*arguments)
 
-    return integrated, explored_tables
+    return partial(integrated, integrated_address()), explored_tables

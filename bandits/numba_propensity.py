@@ -1,16 +1,16 @@
 """Compiled propensities where scores are drawn: over the picking of a slate and over the draws.
 
-Invariants: 0 < propensity <= 1; integrated (`bandits.numba_ranks`) wherever a slate is short enough, else averaged
-over redraws, bit for bit as `bandits.slates.estimate_propensity` does.
+Invariants: 0 < propensity <= 1; integrated (`bandits.numba_integrated`) wherever a slate is short enough, else
+averaged over redraws, bit for bit as `bandits.slates.estimate_propensity` does.
 """
 
 import numpy as np
 from numba import njit
 
-from bandits.drawn_ranks import MOST_RANKS, SMALLEST_PROPENSITY
+from bandits.drawn_ranks import MOST_RANKS
 from bandits.draws import COARSE, COARSE_REDRAWS, OPTIMISM_REDRAWS
 from bandits.numba_draws import coarse_word, key_bits, stream_key
-from bandits.numba_ranks import drawn_ranks
+from bandits.numba_integrated import integrated_at
 from bandits.numba_scores import POLICY, RANDOMIZED
 from bandits.numba_slates import position_probability
 from bandits.policies import STEADY
@@ -21,9 +21,9 @@ THOMPSON_SCALE, OPTIMISM_FACTOR = map(POLICY.index, ("thompson_scale", "optimism
 
 @njit
 def over_draws(  # type: ignore[no-untyped-def]
-    mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
+    late, mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
 ):
-    """Replace propensities given the drawn scores by those over all draws."""
+    """Replace propensities given the drawn scores by those over all draws; `late` is of `integrated_at`."""
     randomized = policy[0] == RANDOMIZED
     factor = policy[OPTIMISM_FACTOR] if randomized else policy[THOMPSON_SCALE]
     if factor == 0.0:
@@ -31,47 +31,7 @@ def over_draws(  # type: ignore[no-untyped-def]
     if max(len(chosen), top_m) > MOST_RANKS:
         _redrawn(mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity)
     else:
-        integrated(mean, width, factor, not randomized, chosen, top_m, share, head, band, propensity)
-
-
-@njit
-def integrated(mean, width, factor, normal, chosen, top_m, share, head, band, propensity):  # type: ignore[no-untyped-def]
-    """Propensities of the chosen, who score mean + factor * width * T: T and `normal` as `drawn_ranks` has them.
-
-    A width that is infinite makes a score infinite whatever is drawn: such candidates are tied with each other
-    above all others, and the propensities that they have are kept. The rest is as for `pick_slate`.
-    """
-    n, size = len(mean), len(chosen)
-    depth = min(max(size, top_m), n)
-    base, scale, place, finite = np.empty(n), np.empty(n), np.empty(n, np.int64), 0
-    drawn, steady = (factor, 0.0) if normal else (factor * (1.0 - STEADY), factor * STEADY)
-    for i in range(n):
-        place[i] = finite
-        base[finite], scale[finite] = mean[i] + steady * width[i], drawn * width[i]
-        finite += width[i] != np.inf
-    first = n - finite  # rank of the best of the others
-    if first >= depth:
-        return
-    whole = share > 0.0 or top_m > 1
-    slots, count = np.empty(size, np.int64), 0
-    for slot in range(size):
-        slots[count] = slot
-        count += width[chosen[slot]] != np.inf
-    slots = slots[:count]
-    wanted = np.full(count, -1) if whole else slots - first
-    ranks = np.empty((count, depth - first))
-    drawn_ranks(base[:finite], scale[:finite], normal, place[chosen[slots]], depth - first, wanted, ranks)
-    for at in range(count):
-        slot, total, left = slots[at], 0.0, 1.0
-        if not whole:
-            total = ranks[at, slot - first]
-        for rank in range(first, depth) if whole else range(0):
-            chance = ranks[at, rank - first]
-            left -= chance
-            total += chance * position_probability(rank, rank + 1, slot, n, size, top_m, share, head, band)
-        if whole and depth < n and left > 0.0:
-            total += left * position_probability(depth, depth + 1, slot, n, size, top_m, share, head, band)
-        propensity[slot] = min(max(total, SMALLEST_PROPENSITY), 1.0)
+        integrated_at(late, mean, width, factor, not randomized, chosen, top_m, share, head, band, propensity)
 
 
 @njit

@@ -76,7 +76,8 @@ def _rivals(base, scale, normal, high, floor, is_chosen):  # type: ignore[no-unt
         strong, weak = strong + (not is_weak), weak + is_weak
         expected += chance * is_weak
     if weak < CROWD:
-        likely[strong : strong + weak] = crowd[:weak]
+        for at in range(weak):  # assigned whole, its check of shapes takes seconds to compile
+            likely[strong + at] = crowd[at]
         strong, weak = strong + weak, 0
     return likely[:strong], strong, crowd, weak, expected
 
@@ -311,7 +312,10 @@ def _leave_one_out(counts, nodes, base, scale, normal, high, chosen, rivals, wan
     before = np.empty((size, *counts.shape), np.float32)
     for slot in range(size):
         j = chosen[slot]
-        before[slot] = counts
+        for block in range(len(counts)):
+            for k in range(depth):
+                for q in range(TOGETHER):
+                    before[slot, block, k, q] = counts[block, k, q]
         ends[slot] = _tails(nodes, base[j], scale[j], normal, high, above[slot])
         _count_in(pointer(counts), depth, pointer(above[slot]), ends[slot])
     after = np.full(counts.shape, LEAST)

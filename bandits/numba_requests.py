@@ -7,10 +7,10 @@ Nothing is checked here: numbers are within the graph, weights and settings with
 import numpy as np
 from numba import njit
 
-from bandits.numba_memory import pointer
+from bandits.numba_memory import load, pointer
 from bandits.numba_propensity import over_draws
 from bandits.numba_retrieval import retrieve
-from bandits.numba_scores import EXPLOIT, POLICY, RANDOMIZED, THOMPSON_MODE, score_candidates
+from bandits.numba_scores import EXPLOIT, LATE, POLICY, RANDOMIZED, THOMPSON_MODE, score_candidates
 from bandits.numba_slates import mark_beyond_means, pick_slate
 
 SCORE, MEAN, WIDTH, PROPENSITY = 0, 1, 2, 3  # rows of the numbers of a slate
@@ -47,7 +47,10 @@ def fill_slate(  # type: ignore[no-untyped-def]
         pointer(width),
         pointer(keys),
     )
-    return pick_filled(score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws, head, band)
+    return pick_filled(
+        load(pointer(view), LATE), score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws,
+        head, band,
+    )  # fmt: skip
 
 
 @njit
@@ -68,8 +71,9 @@ def fill_around(  # type: ignore[no-untyped-def]
     if size == 0 or n == 0:
         return np.empty(0, np.int64), np.empty((4, 0)), np.empty(0, np.bool_), n
     chosen, numbers, explored = pick_filled(
-        score, mean, width, keys, policy, quantiles, seed, min(size, n), min(top_m, n), share, redraws, head, band
-    )
+        load(pointer(view), LATE), score, mean, width, keys, policy, quantiles, seed, min(size, n), min(top_m, n),
+        share, redraws, head, band,
+    )  # fmt: skip
     for slot in range(len(chosen)):
         chosen[slot] = items[chosen[slot]]
     return chosen, numbers, explored, n
@@ -77,7 +81,7 @@ def fill_around(  # type: ignore[no-untyped-def]
 
 @njit
 def pick_filled(  # type: ignore[no-untyped-def]
-    score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws, head, band
+    late, score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws, head, band
 ):
     """A slate of scored candidates; returns as `fill_slate`. Explored is also what is not there for its mean."""
     chosen, explored, numbers = np.empty(size, np.int64), np.empty(size, np.bool_), np.empty((4, size))
@@ -85,7 +89,7 @@ def pick_filled(  # type: ignore[no-untyped-def]
     pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored)
     if policy[0] == THOMPSON_MODE or policy[0] == RANDOMIZED:
         over_draws(
-            mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
+            late, mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
         )
     if policy[0] != EXPLOIT:
         mark_beyond_means(mean, chosen, explored)

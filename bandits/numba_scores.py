@@ -22,8 +22,9 @@ _AHEAD = 4  # candidates from one stage to the next, as in bandits.numba_kernels
 _SLOTS = 2 * _AHEAD
 _TOP_16 = np.uint64(48)
 
-# The row of addresses and sizes of a graph and its sums.
-VIEW = ("item_ptr", "edge_cluster", "edge_sums", "item_sums", "item_hashes", "n_edges")
+# The row of addresses and sizes of a graph and its sums, and of the code that `bandits.numba_integrated` calls.
+VIEW = ("item_ptr", "edge_cluster", "edge_sums", "item_sums", "item_hashes", "n_edges", "late")
+LATE = VIEW.index("late")
 # The row of a policy's settings, float64.
 POLICY = (
     *("mode", "alpha", "thompson_scale", "prior_mean", "prior_strength", "diagonal", "infinite", "largest"),

@@ -171,7 +171,9 @@ def _sort_by_draw(order, keys, offset, factor):  # type: ignore[no-untyped-def]
     for at in range(len(order)):
         draws[at] = key_bits(offset, factor, keys[order[at]])
     if len(order) > _FEW:
-        order[:] = order[np.argsort(draws)]
+        ranked = order[np.argsort(draws)]
+        for at in range(len(order)):  # assigned whole, its check of shapes takes seconds to compile
+            order[at] = ranked[at]
         return
     for at in range(1, len(order)):
         draw, candidate = draws[at], order[at]
@@ -191,7 +193,8 @@ def _fill(order, keys, size, share, seed, chosen, explored):  # type: ignore[no-
         explored[slot] = slot < slots and key_uniform(offset, factor, np.uint64(slot)) < share
         any_explored = any_explored or explored[slot]
     if not any_explored:
-        chosen[:] = order[:size]
+        for slot in range(size):
+            chosen[slot] = order[slot]
         return
     offset, factor = stream_key(seed, EXPLORE_ORDER)
     draws = np.empty(n, np.uint64)

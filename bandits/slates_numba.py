@@ -18,6 +18,7 @@ from bandits import (
     draws,
     numba_addresses,
     numba_draws,
+    numba_integrated,
     numba_kernels,
     numba_lanes,
     numba_memory,
@@ -36,6 +37,7 @@ from bandits.draws import COARSE_QUANTILES
 from bandits.graph import Graph
 from bandits.numba_addresses import addresses, row
 from bandits.numba_cache import fingerprint
+from bandits.numba_late import integrated_address
 from bandits.numba_requests import fill_around, fill_slate
 from bandits.numba_scores import EXPLOIT, RANDOMIZED, THOMPSON_MODE, UCB, UNIFORM
 from bandits.policies import DRAWN_MODES, PolicySettings
@@ -58,8 +60,8 @@ _NO_ITEMS = np.empty(0, np.int32)
 
 # All modules that filling a slate calls into, for the keys of cached functions.
 FILLING = (
-    *(numba_addresses, numba_draws, numba_kernels, numba_lanes, numba_memory, numba_propensity, numba_ranks),
-    *(numba_requests, numba_retrieval, numba_scores, numba_slates),
+    *(numba_addresses, numba_draws, numba_integrated, numba_kernels, numba_lanes, numba_memory, numba_propensity),
+    *(numba_ranks, numba_requests, numba_retrieval, numba_scores, numba_slates),
     *(drawn_ranks, draws, policies, slate_propensity),
 )
 
@@ -152,7 +154,7 @@ class CompiledSlates:
         self.graph, self.sums = graph, sums
         self._place: _Around | None = None
         self._held = (graph.item_ptr, graph.edge_cluster, sums.edge, sums.item, graph.item_hashes)
-        self.view = row([*addresses(*self._held), graph.n_edges])
+        self.view = row([*addresses(*self._held), graph.n_edges, integrated_address()])
 
     def fill(
         self, items: Int32, context: Context, policy: CompiledPolicy, *, slate_size: int, seed: int, redraws: int
