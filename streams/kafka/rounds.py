@@ -41,6 +41,7 @@ class Rounds(abc.ABC, Generic[Owned]):
         """
         await partition.start(self._arrived)
         self.partitions.append(partition)
+        self._arrived.set()  # windows may be due in it although nothing comes any more
 
     async def run(self) -> None:
         """Commit what comes, for ever."""
