@@ -62,6 +62,11 @@ def propensity_over_draws(
     return estimate_propensity(slate, redraws, top_m=top_m, explore_share=explore_share)
 
 
+def compile_integrals() -> None:
+    """Compile what integrates, or read it from the cache on disk, so that no slate has to wait for it."""
+    _compiled()
+
+
 @cache
 def _compiled() -> tuple[Any, Any]:
     # Numba takes half a second to import: only who needs it pays.

@@ -16,6 +16,7 @@ import numpy as np
 from bandits.artifact import load_graph
 from bandits.backend import choose_backend, serving_backend
 from bandits.context import Context
+from bandits.drawn_propensity import compile_integrals
 from server.assembly import (
     Gates,
     Parts,
@@ -317,6 +318,8 @@ class App:
             compile_calls(self._serving)  # where no graph is known yet
             if self._exploration:
                 self._exploration.warm_up(self._rules.current.slate)
+        else:
+            compile_integrals()
         parameters = self.snapshot.current
         if parameters is None or parameters.graph.n_clusters == 0:
             return

@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from bandits.backend import choose_backend
 from bandits.context import Context
+from bandits.drawn_propensity import compile_integrals
 from bandits.graph import build_graph
 from server.assembly import Gates, Parts, add_callers_services, make_rules, make_serving_listener
 from server.collectors import StateCollector
@@ -78,6 +79,8 @@ class ServingProcess:
             from server.lane.warm_up import compile_calls
 
             compile_calls(self._backend)
+        else:
+            compile_integrals()
         one = Snapshot(self._backend)
         one.apply(_one_item())
         self._warm_up(one)
