@@ -62,7 +62,7 @@ def _draw(name: str, results: Sequence[Result], folder: Path) -> list[str]:
     drawn = []
     for unit in dict.fromkeys(result.unit for result in results):
         bars = [result for result in results if result.unit == unit]
-        if len(bars) < _BARS_A_UNIT or unit == "x":
+        if len(bars) < _BARS_A_UNIT or unit in ("x", ""):
             continue
         figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.35 * len(bars)), layout="constrained")
         values = [bar.value for bar in bars]
