@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from kafka import KafkaProducer
 
+from bandits.artifact import save_graph
 from bandits.backend import choose_backend
 from bandits.context import Context
-from bandits.graph_edit import GraphEdit
+from bandits.graph import build_graph
+from bandits.graph_edit import GraphEdit, nearest_clusters
 from freshet.v1 import events_pb2
 from server.kafka_loop import KafkaLoop
 from server.snapshot import Parameters, Snapshot
@@ -20,6 +23,8 @@ from tests.kafka import fold
 from tests.kafka.cluster import Cluster
 from tests.kafka.test_follower import wait_for
 from tests.kafka.test_verify_topics import freshet
+from tests.server.serving import DIM
+from tests.server.test_live_items import save_tower
 
 N_CLUSTERS = 12
 
@@ -171,6 +176,41 @@ def test_the_topic_takes_what_catalogues_send(cluster: Cluster) -> None:
         reasons = {record.key: dict(record.headers)["freshet-reason"].decode() for record in letters}
         assert "0 <= id < 12, got 12" in reasons[b"too-far"]
         assert "expected other-id as the key, got x" in reasons[b"other-id"]
+        verify(cluster)
+    finally:
+        server.loop.stop(grace_s=5)
+
+
+def test_the_tower_of_a_worker_places_items_by_their_content(cluster: Cluster, tmp_path: Path) -> None:
+    """What comes with attributes alone is offered around the clusters nearest to it, and learns there; what the
+    tower knows nothing of is a dead letter."""
+    tower = save_tower(tmp_path / "tower")
+    rng = np.random.default_rng(1)
+    cluster.graph = build_graph(
+        version="with-centroids",
+        centroids=rng.normal(size=(N_CLUSTERS, DIM)),
+        item_ids=["a", "b"],
+        edge_item=[0, 0, 1, 1],
+        edge_cluster=[0, 1, 2, 3],
+    )
+    save_graph(cluster.graph, tmp_path / "centroids")
+    shutil.rmtree(cluster.folder / "graph")
+    (tmp_path / "centroids").rename(cluster.folder / "graph")
+    cluster.settings["item_tower"] = str(tmp_path / "tower")
+    names = cluster.names
+    with KafkaProducer(bootstrap_servers=cluster.bootstrap) as producer:
+        for key, attributes in ((b"known", {"genre": "rock"}), (b"unknown", {"colour": "red"})):
+            producer.send(names.items, events_pb2.Item(attributes=attributes).SerializeToString(), key=key)
+    cluster.start(0)
+    server = Server(cluster)
+    try:
+        wait_for(lambda: server.has("known"), 30)
+        nearest = nearest_clusters(cluster.graph, tower.embed({"genre": ["rock"], "length": [""]}))[0].tolist()
+        assert [c for c in range(N_CLUSTERS) if "known" in server.around(c)] == nearest
+        server.teach("r1", "known", *nearest)
+        wait_for(lambda: server.impressions_of("known") == 1, 30)
+        letters = fold.read_topic(cluster.bootstrap, f"{names.items}.dlq")
+        assert [record.key for found in letters.values() for record in found] == [b"unknown"]
         verify(cluster)
     finally:
         server.loop.stop(grace_s=5)
