@@ -68,6 +68,7 @@ class ParameterFollower:
         self._held = Learner.empty(graph, NumpyBackend())
         self.base_version = graph.version
         self._waiting: dict[int, dict[str, bytes]] = {}  # rows of edited items, by partition, until the next mark
+        self._settled: dict[int, dict[str, bytes]] = {}  # such rows behind a mark, until attached
         self._edited: dict[str, int] = {}  # from which ledger position on the edges of an item are as they are
         self._edited_up_to: dict[int, int] = {}
         self._versions: dict[int, str] = {}  # artifact that the rows of a partition are written under
@@ -216,9 +217,8 @@ class ParameterFollower:
     def _take(self, fetched: Mapping[TopicPartition, Sequence[Any]]) -> None:
         names: list[str] = []
         values: list[bytes] = []
-        floors: list[int] = []  # rows below are of a graph before
+        writers: list[int] = []  # the partition of each row
         marks: dict[int, int] = {}
-        ready: dict[str, bytes] = {}
         for tp, records in fetched.items():
             waiting = self._waiting.setdefault(tp.partition, {})
             for record in records:
@@ -235,7 +235,8 @@ class ParameterFollower:
                 if key == MARK_BYTE and value is not None:
                     marks[tp.partition] = max(marks.get(tp.partition, 0), mark.position)
                     # What was published together comes into force together, so that versions mean one graph.
-                    ready |= self._settle(tp.partition, waiting)
+                    self._settled.setdefault(tp.partition, {}).update(waiting)
+                    waiting.clear()
                 elif key[:1] not in (MARK_BYTE, b"") and value is not None:
                     name = key.decode("utf-8", "replace")
                     if EDITED_TAG in value and edited_at(value):
@@ -243,12 +244,14 @@ class ParameterFollower:
                     else:
                         names.append(name)
                         values.append(value)
-                        floors.append(self._switched_at.get(tp.partition, 0))
+                        writers.append(tp.partition)
         if not names and not marks:
             return
-        if ready:
-            self._edit(ready)
-        items = self._place([*names, *ready], [*values, *ready.values()], [*floors, *[0] * len(ready)])
+        # Until all has been read a partition may come back to this artifact, where it has none of these edits.
+        ready = self._attach_settled() if self._ready.is_set() else {}
+        # A switch among these very records speaks of the rows before it, too.
+        floors = [self._switched_at.get(partition, 0) for partition in writers] + [0] * len(ready)
+        items = self._place([*names, *ready], [*values, *ready.values()], floors)
         for partition, position in marks.items():
             self._marks[partition] = max(self._marks.get(partition, 0), position)
         if self._ready.is_set():
@@ -318,6 +321,7 @@ class ParameterFollower:
         if is_new:
             self._switched_at[partition] = mark.switched_at
             waiting.clear()
+            self._settled.pop(partition, None)
             if mark.graph_version == self.base_version:
                 self._is_outdated |= self._ready.is_set()
                 self._forget(partition, mark.switched_at)
@@ -325,6 +329,7 @@ class ParameterFollower:
             self._versions[partition] = mark.graph_version
             self._went_on[partition] = (at_ms, mark.graph_version)
             waiting.clear()  # what was edited under another artifact was edited onto that
+            self._settled.pop(partition, None)
         return is_new
 
     def _forget(self, partition: int, switched_at: int) -> None:
@@ -344,12 +349,16 @@ class ParameterFollower:
         """Whether rows of a partition are those of another artifact, or of this one at another time."""
         return self._is_outdated or self._versions.get(partition, self.base_version) != self.base_version
 
-    def _settle(self, partition: int, waiting: dict[str, bytes]) -> dict[str, bytes]:
-        """Rows of edited items that a mark has come for."""
-        rows = dict(waiting)
-        waiting.clear()
-        latest = max((edited_at(value) for value in rows.values()), default=0)
-        self._edited_up_to[partition] = max(self._edited_up_to.get(partition, 0), latest)
+    def _attach_settled(self) -> dict[str, bytes]:
+        """Attach edited items that a mark has come for; their rows."""
+        rows: dict[str, bytes] = {}
+        for partition, settled in self._settled.items():
+            latest = max((edited_at(value) for value in settled.values()), default=0)
+            self._edited_up_to[partition] = max(self._edited_up_to.get(partition, 0), latest)
+            rows |= settled
+        self._settled.clear()
+        if rows:
+            self._edit(rows)
         return rows
 
     def _edit(self, rows: Mapping[str, bytes]) -> None:
@@ -387,6 +396,7 @@ class ParameterFollower:
         self._on_change(rows_now(self._held.graph, self._held.sums, items, position=self.position, now_ms=now_ms))
 
     def _hand_over_all(self) -> None:
+        self._attach_settled()
         graph, sums = self._held.graph, self._held.sums
         items = np.arange(graph.n_items, dtype=np.int32)
         self._fading.moves_on(sums, slice(None))
