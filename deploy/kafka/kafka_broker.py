@@ -57,6 +57,8 @@ class LocalBroker:
         partitions: of a topic created without a number of its own.
         heap_mib: the largest Java heap.
         settings: further lines of server.properties, which win over the ones made here.
+        ends_with_caller: whether it is killed when the thread that starts it ends, however that comes about; of
+            effect only where the command setpriv of util-linux is installed.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class LocalBroker:
         partitions: int = 8,
         heap_mib: int = 512,
         settings: Mapping[str, str] | None = None,
+        ends_with_caller: bool = False,
     ):
         self.data_dir = data_dir.absolute()
         self.port = port
@@ -74,6 +77,8 @@ class LocalBroker:
         self._partitions = partitions
         self._heap_mib = heap_mib
         self._settings = dict(settings or {})
+        setpriv = shutil.which("setpriv") if ends_with_caller else None
+        self._launcher = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         self._properties = self.data_dir / "server.properties"
         self._record = self.data_dir / "broker.json"
         self._console = self.data_dir / "logs" / "console.log"
@@ -123,7 +128,7 @@ class LocalBroker:
             self._format(command)
         with self._console.open("wb") as console:
             self._child = subprocess.Popen(  # noqa: S603
-                [*command, "kafka.Kafka", str(self._properties)],
+                [*self._launcher, *command, "kafka.Kafka", str(self._properties)],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,

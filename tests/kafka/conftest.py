@@ -64,7 +64,9 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config,
         yield given
         return
     settings = {"log.cleaner.backoff.ms": "200"}  # else a test of compaction waits for 15 s
-    broker = LocalBroker(tmp_path_factory.mktemp("kafka"), port=free_port(), settings=settings)
+    broker = LocalBroker(
+        tmp_path_factory.mktemp("kafka"), port=free_port(), settings=settings, ends_with_caller=True
+    )
     try:
         yield _started(broker, pytestconfig).bootstrap
     finally:
@@ -74,7 +76,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config,
 @pytest.fixture
 def own_broker(tmp_path: Path, pytestconfig: pytest.Config, compiled: None) -> Iterator[LocalBroker]:
     """A started local broker for one test, which may kill, pause and restart it."""
-    broker = LocalBroker(tmp_path / "own_broker", port=free_port())
+    broker = LocalBroker(tmp_path / "own_broker", port=free_port(), ends_with_caller=True)
     try:
         yield _started(broker, pytestconfig)
     finally:

@@ -1,8 +1,10 @@
 """The local broker does what the fault tests rely on: dies, freezes and returns with its data."""
 
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,29 @@ def test_failed_start_shows_the_log_and_leaves_nothing_running(tmp_path, kafka):
     with pytest.raises(BrokerError, match=r"log\.cleaner\.threads"):
         broker.start()
     assert broker.pid is None
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv of util-linux is not installed")
+def test_a_broker_of_a_killed_run_ends_with_it(tmp_path, kafka):
+    """A test run that is killed, and so never stops its broker, leaves none behind."""
+    script = (
+        "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
+        "from kafka_broker import LocalBroker, free_port;"
+        "LocalBroker(Path(sys.argv[2]), port=free_port(), ends_with_caller=True).start(); print('up', flush=True);"
+        "time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(SCRIPT.parent), str(tmp_path / "data")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "up\n"
+        broker = LocalBroker.recorded(tmp_path / "data")
+        assert broker is not None
+        assert broker.pid is not None
+        run.kill()
+    deadline = time.monotonic() + 20
+    while broker.pid is not None:
+        assert time.monotonic() < deadline, f"broker {broker.pid} outlived the run that started it"
+        time.sleep(0.05)
 
 
 def test_a_reused_pid_is_not_signalled(tmp_path):
