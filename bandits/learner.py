@@ -70,7 +70,7 @@ class Learner:
         # A retired item goes on learning from what was shown before, in case it comes back.
         number = self.graph.lookup(outcomes.item_ids, retired=True)
         taken = number >= 0
-        self.facts_unknown += int(np.count_nonzero(~taken[outcomes.item]))
+        self.facts_unknown += 0 if taken.all() else int(np.count_nonzero(~taken[outcomes.item]))
         taken[taken] = self.row_position[number[taken]] <= offset
         item = number[outcomes.item]
         missing: Bool | slice = slice(None) if taken.all() else taken[outcomes.item]
@@ -90,7 +90,9 @@ class Learner:
         if len(facts):
             self.backend.add(self.graph, self.sums, facts)
         self.facts_applied += len(facts)
-        changed: Int32 = np.unique(number[taken & (np.bincount(outcomes.item, minlength=len(number)) > 0)])
+        named = np.zeros(len(number), np.bool_)
+        named[outcomes.item] = True
+        changed = _ascending(number[taken & named])
         self.row_position[changed] = self.position
         return changed
 
@@ -150,6 +152,12 @@ class Learner:
         self.row_position = self.row_position[live]
         self._room = room, Growing(self.row_position)
         self.graph = graph
+
+
+def _ascending(numbers: Int32) -> Int32:
+    """Distinct numbers in order; the sort of what is distinct already takes a tenth of `np.unique`."""
+    ordered: Int32 = np.sort(numbers)
+    return ordered if (ordered[1:] > ordered[:-1]).all() else np.unique(ordered)
 
 
 def _half_lives(outcomes: Outcomes, facts: int) -> Int64 | None:
