@@ -29,6 +29,7 @@ def _reader(kind: Any) -> Any:
 
 int64_at = _reader(types.int64)
 int32_at = _reader(types.int32)
+int16_at = _reader(types.int16)
 uint64_at = _reader(types.uint64)
 uint8_at = _reader(types.uint8)
 float64_at = _reader(types.float64)

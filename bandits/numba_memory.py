@@ -1,4 +1,4 @@
-"""Memory access for compiled loops: raw pointers, prefetch, sixteen compares at once.
+"""Memory access for compiled loops: raw pointers, prefetch, many compares at once.
 
 A pointer, unlike an array, can be handed from one inlined function to another without counting references (two
 atomic additions each time) and is indexed without a check for negative numbers. Nothing here checks a bound and
@@ -15,12 +15,16 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
 LANES = 16  # compares at once: a cache line of int32
+SHORT_LANES = 32  # likewise of int16
 
 intrinsic: Any = _intrinsic  # as Numba types it, an intrinsic would have to be called with its typing context
 _BITS = ir.IntType(64)
 _KIND = ir.IntType(32)
 _ROW = ir.VectorType(ir.IntType(32), LANES)
+_SHORT = ir.IntType(16)
+_SHORT_ROW = ir.VectorType(_SHORT, SHORT_LANES)
 _INT32_POINTER = types.CPointer(types.int32)  # type: ignore[no-untyped-call]
+_INT16_POINTER = types.CPointer(types.int16)  # type: ignore[no-untyped-call]
 _MOST_LOCALITY, _DATA = 3, 1  # arguments of llvm.prefetch
 
 
@@ -97,6 +101,23 @@ def equal_lanes(typingctx, start, index, value):  # type: ignore[no-untyped-def]
         return builder.zext(builder.bitcast(same, ir.IntType(LANES)), _BITS)
 
     return types.uint64(_INT32_POINTER, types.int64, types.int32), codegen
+
+
+@intrinsic
+def equal_short_lanes(typingctx, start, value):  # type: ignore[no-untyped-def]
+    """Bit i is set where element i equals `value`, 0 <= i < SHORT_LANES; int16 elements, uint64 bits."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        row = builder.load(builder.bitcast(arguments[0], _SHORT_ROW.as_pointer()), align=2)
+        undefined = ir.Constant(_SHORT_ROW, ir.Undefined)
+        first = builder.insert_element(undefined, arguments[1], _KIND(0))
+        repeated = builder.shuffle_vector(
+            first, undefined, ir.Constant(ir.VectorType(_KIND, SHORT_LANES), [0] * SHORT_LANES)
+        )
+        same = builder.icmp_signed("==", row, repeated)
+        return builder.zext(builder.bitcast(same, ir.IntType(SHORT_LANES)), _BITS)
+
+    return types.uint64(_INT16_POINTER, types.int16), codegen
 
 
 @intrinsic

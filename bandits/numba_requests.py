@@ -10,7 +10,8 @@ from numba import njit
 from bandits.numba_memory import load, pointer
 from bandits.numba_propensity import over_draws
 from bandits.numba_retrieval import retrieve
-from bandits.numba_scores import EXPLOIT, LATE, POLICY, RANDOMIZED, THOMPSON_MODE, score_candidates
+from bandits.numba_scores import EXPLOIT, LATE, POLICY, RANDOMIZED, ROW_LINES, THOMPSON_MODE, score_candidates
+from bandits.numba_serving_rows import score_rows
 from bandits.numba_slates import mark_beyond_means, pick_slate
 
 SCORE, MEAN, WIDTH, PROPENSITY = 0, 1, 2, 3  # rows of the numbers of a slate
@@ -32,21 +33,16 @@ def fill_slate(  # type: ignore[no-untyped-def]
     """
     n = len(items)
     score, mean, width, keys = np.empty(n), np.empty(n), np.empty(n), np.empty(n, np.uint64)
-    score_candidates(
-        pointer(view),
-        pointer(items),
-        n,
-        pointer(clusters),
-        len(clusters),
-        pointer(weights),
-        pointer(policy),
-        pointer(quantiles),
-        seed,
-        pointer(score),
-        pointer(mean),
-        pointer(width),
-        pointer(keys),
-    )
+    if load(pointer(view), ROW_LINES) != 0:
+        score_rows(
+            pointer(view), pointer(items), n, pointer(clusters), len(clusters), pointer(weights), pointer(policy),
+            pointer(quantiles), seed, pointer(score), pointer(mean), pointer(width), pointer(keys),
+        )  # fmt: skip
+    else:
+        score_candidates(
+            pointer(view), pointer(items), n, pointer(clusters), len(clusters), pointer(weights), pointer(policy),
+            pointer(quantiles), seed, pointer(score), pointer(mean), pointer(width), pointer(keys),
+        )  # fmt: skip
     return pick_filled(
         load(pointer(view), LATE), score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws,
         head, band,

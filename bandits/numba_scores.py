@@ -22,9 +22,13 @@ _AHEAD = 4  # candidates from one stage to the next, as in bandits.numba_kernels
 _SLOTS = 2 * _AHEAD
 _TOP_16 = np.uint64(48)
 
-# The row of addresses and sizes of a graph and its sums, and of the code that `bandits.numba_integrated` calls.
-VIEW = ("item_ptr", "edge_cluster", "edge_sums", "item_sums", "item_hashes", "n_edges", "late")
-LATE = VIEW.index("late")
+# The row of addresses and sizes of a graph and its sums, of the code that `bandits.numba_integrated` calls, and of
+# `bandits.serving_rows`, 0 where there are none.
+VIEW = (
+    *("item_ptr", "edge_cluster", "edge_sums", "item_sums", "item_hashes", "n_edges", "late"),
+    *("row_at", "row_lines"),
+)
+LATE, ROW_AT, ROW_LINES = map(VIEW.index, ("late", "row_at", "row_lines"))
 # The row of a policy's settings, float64.
 POLICY = (
     *("mode", "alpha", "thompson_scale", "prior_mean", "prior_strength", "diagonal", "infinite", "largest"),
@@ -108,17 +112,28 @@ def centred_terms(policy):  # type: ignore[no-untyped-def]
 @njit(inline="always")
 def item_terms(of_item, item, centred):  # type: ignore[no-untyped-def]
     """The item's own mean of `estimate_centred`, and what draws its edges towards the pooled one."""
+    return item_term(load(of_item, 2 * item), load(of_item, 2 * item + 1), centred)
+
+
+@njit(inline="always")
+def item_term(n, s, centred):  # type: ignore[no-untyped-def]
+    """As `item_terms`, of an item's two sums."""
     rewards, impressions, edge_strength, _, m, _ = centred
-    n, s = load(of_item, 2 * item) * 1.0, load(of_item, 2 * item + 1) * _SCALE_1
-    of_one = (s + rewards) / (n + impressions)
+    of_one = (s * _SCALE_1 + rewards) / (n * 1.0 + impressions)
     return of_one, 0.5 * edge_strength * (1.0 - of_one / m)
 
 
 @njit(inline="always")
 def add_centred(of_edge, at, w, centred, of_one, towards, total, square):  # type: ignore[no-untyped-def]
     """What one edge of weight w adds to mean and squared width about its item's mean; clusters come ascending."""
-    _, _, _, strength, _, lowest = centred
     a, d, b = load(of_edge, 3 * at), load(of_edge, 3 * at + 1), load(of_edge, 3 * at + 2)
+    return add_centred_term(a, d, b, w, centred, of_one, towards, total, square)
+
+
+@njit(inline="always")
+def add_centred_term(a, d, b, w, centred, of_one, towards, total, square):  # type: ignore[no-untyped-def]
+    """As `add_centred`, of an edge's three sums."""
+    _, _, _, strength, _, lowest = centred
     inverse = 1.0 / (d * _SCALE_2 + strength)
     theta = (b * _SCALE_2 - a * _SCALE_1 * of_one + towards) * inverse + of_one
     rate = min(max(theta, lowest), HIGHEST_RATE)
@@ -128,8 +143,14 @@ def add_centred(of_edge, at, w, centred, of_one, towards, total, square):  # typ
 @njit(inline="always")
 def add_plain(of_edge, at, w, plain, total, square, blank):  # type: ignore[no-untyped-def]
     """As `bandits.policies.estimate`: what one edge adds to mean, squared width and weight of unseen edges."""
-    prior_mean, strength, diagonal = plain
     a, d, b = load(of_edge, 3 * at), load(of_edge, 3 * at + 1), load(of_edge, 3 * at + 2)
+    return add_plain_term(a, d, b, w, plain, total, square, blank)
+
+
+@njit(inline="always")
+def add_plain_term(a, d, b, w, plain, total, square, blank):  # type: ignore[no-untyped-def]
+    """As `add_plain`, of an edge's three sums."""
+    prior_mean, strength, diagonal = plain
     if d > 0 or strength > 0.0:
         inverse = 1.0 / (d * _SCALE_2 + strength)
         divisor = inverse if diagonal else 1.0 / (a * _SCALE_1 + strength)

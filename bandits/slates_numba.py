@@ -27,6 +27,7 @@ from bandits import (
     numba_requests,
     numba_retrieval,
     numba_scores,
+    numba_serving_rows,
     numba_slates,
     policies,
     slate_propensity,
@@ -41,6 +42,7 @@ from bandits.numba_late import integrated_address
 from bandits.numba_requests import fill_around, fill_slate
 from bandits.numba_scores import EXPLOIT, RANDOMIZED, THOMPSON_MODE, UCB, UNIFORM
 from bandits.policies import DRAWN_MODES, PolicySettings
+from bandits.serving_rows import ServingRows
 from bandits.slate_propensity import rank_table
 from bandits.sums import Int32, Int64, Sums
 
@@ -61,7 +63,7 @@ _NO_ITEMS = np.empty(0, np.int32)
 # All modules that filling a slate calls into, for the keys of cached functions.
 FILLING = (
     *(numba_addresses, numba_draws, numba_integrated, numba_kernels, numba_lanes, numba_memory, numba_propensity),
-    *(numba_ranks, numba_requests, numba_retrieval, numba_scores, numba_slates),
+    *(numba_ranks, numba_requests, numba_retrieval, numba_scores, numba_serving_rows, numba_slates),
     *(drawn_ranks, draws, policies, slate_propensity),
 )
 
@@ -138,11 +140,12 @@ def compiled_policy(
 
 
 class CompiledSlates:
-    """Fills slates from the sums of one graph, which it reads where they are.
+    """Fills slates from the sums of one graph, which it reads where they are, or from rows that follow them.
 
     Args:
         graph: the graph.
         sums: written in place by others; who writes and who fills take turns.
+        rows: of these sums; None = read the sums themselves.
 
     Attributes:
         graph: the graph.
@@ -150,11 +153,32 @@ class CompiledSlates:
         view: row of `bandits.numba_scores.VIEW`.
     """
 
-    def __init__(self, graph: Graph, sums: Sums) -> None:
+    def __init__(self, graph: Graph, sums: Sums, rows: ServingRows | None = None) -> None:
         self.graph, self.sums = graph, sums
+        self._rows = rows
         self._place: _Around | None = None
         self._held = (graph.item_ptr, graph.edge_cluster, sums.edge, sums.item, graph.item_hashes)
-        self.view = row([*addresses(*self._held), graph.n_edges, integrated_address()])
+        of_rows = [0, 0] if rows is None else addresses(rows.row_at, rows.lines)
+        self.view = row([*addresses(*self._held), graph.n_edges, integrated_address(), *of_rows])
+
+    @classmethod
+    def following(cls, graph: Graph, sums: Sums) -> "CompiledSlates":
+        """With rows where the graph can have them: whoever writes to the sums calls `follow` afterwards."""
+        return cls(graph, sums, ServingRows.of(graph, sums))
+
+    def follow(self, items: Int32) -> None:
+        """Take over what was written to the sums of some items, int32 of shape (m,), contiguous."""
+        if self._rows is not None:
+            self._rows.follow(self.graph, self.sums, items)
+
+    def fits(self, graph: Graph) -> bool:
+        """Whether `extended` shares all memory with what it extends."""
+        return self._rows is None or self._rows.fits(graph)
+
+    def extended(self, graph: Graph, sums: Sums, *, in_place: bool) -> "CompiledSlates":
+        """For an edit of the graph; `in_place` only if it `fits`, and if the sums were extended in place too."""
+        rows = None if self._rows is None else self._rows.extended(graph, sums, in_place=in_place)
+        return CompiledSlates(graph, sums, rows)
 
     def fill(
         self, items: Int32, context: Context, policy: CompiledPolicy, *, slate_size: int, seed: int, redraws: int

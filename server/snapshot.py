@@ -194,12 +194,21 @@ class Parameters:
 
     def compiled_slates(self) -> "CompiledSlates":
         """Compiled loops over the rows as they lie now; hold the lock from before this until they have run."""
-        held = self._compiled
-        if held is None or held.graph is not self.graph or held.sums is not self._sums:
+        if self._compiled is None:
             from bandits.slates_numba import CompiledSlates
 
-            held = self._compiled = CompiledSlates(self.graph, self._sums)
-        return held
+            self._compiled = CompiledSlates(self.graph, self._sums)
+        return self._compiled
+
+    def prepare(self) -> None:
+        """Make now what the first caller would wait for."""
+        if not self.compiles:
+            return
+        _ = self.lane_graph().index
+        if self._compiled is None:
+            from bandits.slates_numba import CompiledSlates
+
+            self._compiled = CompiledSlates.following(self.graph, self._sums)
 
     def lane_graph(self) -> "LaneGraph":
         """What compiled reading of requests must know of the graph."""
@@ -226,7 +235,7 @@ class Parameters:
 
     def write(self, change: Change, in_flight: Int64 | None = None) -> None:
         """Take over the rows of a change of this graph; `in_flight` as `served` gives it."""
-        copied = self._copier()
+        copied, items = self._copier(), np.ascontiguousarray(change.items, np.int32)
         edges = change.edges() if in_flight is not None or copied is None else None
         with self._lock:
             if in_flight is not None:
@@ -243,9 +252,11 @@ class Parameters:
                     self.graph.item_ptr,
                     self._sums.edge,
                     self._sums.item,
-                    np.ascontiguousarray(change.items, np.int32),
+                    items,
                     *rows,
                 )
+            if self._compiled is not None:
+                self._compiled.follow(items)
             self._progress.position = change.position
 
     def _copier(self) -> "Callable[..., Int64] | None":
@@ -263,10 +274,16 @@ class Parameters:
         with self._lock:
             replaced = self._sums.item[before[before >= 0]].sum(axis=0)
             new.graph = change.graph
-            if not self._room.fits(self._sums, change.edge_rows, change.item_rows):
+            fits = self._room.fits(self._sums, change.edge_rows, change.item_rows)
+            if not fits:
                 # Who reads these rows must not be told of what is written to copies of them.
                 new._progress = _Progress(self._progress.position, self._progress.totals.copy())
             new._room, new._sums = self._room.extended(self._sums, change.edge_rows, change.item_rows)
+            if self._compiled is not None:
+                shared = fits and self._compiled.fits(change.graph)
+                new._compiled = self._compiled.extended(new.graph, new._sums, in_place=shared)
+                if not shared:  # what is derived from the rows would no longer follow them
+                    self._compiled = None
             if self._in_flight is not None:
                 added = np.zeros(len(change.edge_rows), np.int64) if in_flight is None else in_flight
                 new._in_flight = np.concatenate([self._in_flight, added])
@@ -307,6 +324,5 @@ class Snapshot:
             raise ValueError(f"change: expected rows of graph {held}, got rows of {change.graph.version}")
 
     def _publish(self, parameters: Parameters) -> None:
-        if parameters.compiles:
-            _ = parameters.lane_graph().index  # made now, not by the first caller
+        parameters.prepare()
         self._current = parameters

@@ -171,6 +171,11 @@ class SharedParameters(Parameters):
             held = self._fillers[side] = CompiledSlates(self.graph, self._sums)
         return held
 
+    def prepare(self) -> None:
+        """As of `Parameters`; what follows the sums would be the writer's to write."""
+        if self.compiles:
+            _ = self.lane_graph().index
+
     def _words(self) -> "memoryview[int]":
         return self._segment.side(self._epoch or self._segment.words[DONE])
 
