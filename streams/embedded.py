@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bandits.backend import Backend
+from bandits.first_use import compile_learning
 from bandits.graph import Graph
 from bandits.graph_edit import GraphEdit
 from bandits.join_rule import JoinRule
@@ -110,6 +111,7 @@ class EmbeddedLoop:
         clock_ms: Callable[[], int],
     ) -> None:
         self._data_dir = data_dir
+        self._rule = rule
         self._limits = limits
         self._backend = backend
         self._store = Store(data_dir / "store")
@@ -145,7 +147,11 @@ class EmbeddedLoop:
         return self._graphs.graph
 
     def start(self) -> None:
-        """Catch up with the ledger, hand over all rows, start the writer thread."""
+        """Catch up with the ledger, hand over all rows, start the writer thread.
+
+        What the first event would wait for is compiled before: on a machine where that was never done, seconds.
+        """
+        compile_learning(self._rule, self._backend)
         self._committer.catch_up()
         self._committer.publish_all()
         self._thread.start()

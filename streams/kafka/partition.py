@@ -14,7 +14,7 @@ from functools import cached_property
 from faust.types import TP
 
 from bandits.backend import Backend
-from bandits.joiner import compile_joins
+from bandits.first_use import compile_learning
 from streams.kafka.chunk import Chunk
 from streams.kafka.disk_threads import DiskThreads
 from streams.kafka.ledger import Place, encode_parts
@@ -54,7 +54,7 @@ class Surroundings:
     def __post_init__(self) -> None:
         # What has to be compiled is compiled here, before the worker joins its group: later the group would wait.
         _ = self.decoders
-        encode_parts(compile_joins(self.settings.rule), Place(0, 0, 0), self.ledger_partitions)
+        encode_parts(compile_learning(self.settings.rule, self.backend), Place(0, 0, 0), self.ledger_partitions)
 
     @cached_property
     def decoders(self) -> tuple[ImpressionDecoder, ClickDecoder]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
+from bandits.backend import choose_backend
+from bandits.first_use import compile_learning
 from bandits.join_rule import JoinRule
 from streams.kafka.source_codec import click_decoder, impression_decoder
 
@@ -52,8 +54,10 @@ def _started(broker: LocalBroker, config: pytest.Config) -> LocalBroker:
 @pytest.fixture(scope="session")
 def compiled() -> None:
     """What workers load from the cache on disk; several that all compile it at once would outlast their tests."""
-    impression_decoder(JoinRule())
-    click_decoder(JoinRule())
+    rule = JoinRule()
+    impression_decoder(rule)
+    click_decoder(rule)
+    compile_learning(rule, choose_backend("auto"))
 
 
 @pytest.fixture(scope="session")
