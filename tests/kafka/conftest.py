@@ -57,7 +57,7 @@ def compiled() -> None:
     rule = JoinRule()
     impression_decoder(rule)
     click_decoder(rule)
-    compile_learning(rule, choose_backend("auto"))
+    compile_learning(rule, choose_backend("numpy"))
 
 
 @pytest.fixture(scope="session")
