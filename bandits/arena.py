@@ -1,7 +1,7 @@
 """Append-only columns addressed by an ever-growing number, dropped from the front.
 
 Invariants: number q lives in [first, end); an element keeps its number for life; memory stays within a constant
-factor of what is alive.
+factor of what is alive; a view is good until something is added.
 """
 
 from typing import Any
@@ -43,14 +43,22 @@ class Arena:
         self.first = self.end = number
         self._start = 0
 
-    def append(self, **values: Column) -> None:
-        """Add elements; every column is given, all of equal length."""
-        count = len(next(iter(values.values())))
-        self._reserve(count)
-        at = self._start + len(self)
+    def append(self, **values: Column | int) -> None:
+        """Add elements; every column is given, all of equal length, or one value for all elements."""
+        count = next(len(column) for column in values.values() if isinstance(column, np.ndarray))
+        self.grow(count)
+        at = self._start + len(self) - count
         for name, column in self._columns.items():
             column[at : at + count] = values[name]
+
+    def grow(self, count: int) -> None:
+        """Add elements of any value, to be written to by way of `view`."""
+        self._reserve(count)
         self.end += count
+
+    def cut(self, end: int) -> None:
+        """Take elements from a number on back, which were just added."""
+        self.end = end
 
     def view(self, name: str) -> Column:
         """The alive part of a column: writable, in order of number, valid until the next append."""
@@ -72,7 +80,12 @@ class Arena:
         if self._start + needed <= size <= max(_SMALLEST, _SPARSE * needed):
             return
         # Moving is paid for by what was added or dropped since the last time: amortised O(1).
-        grown = max(_SMALLEST, 2 * needed)
+        if 2 * needed <= size <= max(_SMALLEST, _SPARSE * needed):
+            for column in self._columns.values():  # memory that was written to before costs no page faults
+                column[: len(self)] = column[self._start : self._start + len(self)]
+            self._start = 0
+            return
+        grown = max(_SMALLEST, 5 * needed // 2)
         for name, column in self._columns.items():
             fresh = np.zeros(grown, column.dtype)
             fresh[: len(self)] = self.view(name)

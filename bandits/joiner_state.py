@@ -123,14 +123,13 @@ class JoinerState:
 
     def _take_rows(self, change: JoinerChange) -> None:
         self._index.add(change.row_keys, change.row_start)
-        unrewarded = np.zeros(len(change.row_keys), np.bool_)
         self.rows.append(
             occurred=change.row_occurred_ms,
             ingested=change.row_ingested_ms,
             context=change.row_context,
-            gamma=change.row_gamma if len(change.row_gamma) else np.full(len(change.row_keys), UNIT, np.int32),
-            rewarded=unrewarded,
-            passed=change.row_passed if len(change.row_passed) else unrewarded,
+            gamma=change.row_gamma if len(change.row_gamma) else UNIT,
+            rewarded=False,
+            passed=change.row_passed if len(change.row_passed) else False,
         )
         self.has_gammas |= len(change.row_gamma) > 0
         self.has_passed |= len(change.row_passed) > 0

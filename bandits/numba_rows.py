@@ -3,173 +3,117 @@
 Promises: pairs are told apart by their bytes, hashes only say where to look. Nothing is checked here: tables have a
 power of two of slots, at most half of which are taken.
 
-A table of alive rows has in each slot the hash of a row and its number + 1, or 0; collisions go to the next slot. A
-table of a batch has in each slot the place of a row in the batch + 1, or 0. A row costs the cache miss of its
-slot, so slots are asked for some rows ahead.
+Rows that follow each other under one request are a run: the slate of one event. A table of alive rows has in each
+slot a hash and a mark, or 0; collisions go to the next slot. A run is entered once, by the hash of its request, and
+its few rows are looked through. Where that could take long, because a run is long or its request has several, its
+rows are entered one by one, by the hashes of their pairs: they are apart. So is a table of a batch, with marks
+alone; there rows of a request are apart as soon as it has a second run. A run costs the cache miss of its slot, so
+slots are asked for some rows ahead.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-from bandits import numba_memory, numba_texts
+from bandits import numba_memory, numba_runs, numba_texts
 from bandits.numba_cache import fingerprint
-from bandits.numba_memory import load, pointer, prefetch
-from bandits.numba_texts import mixed, same_text, text_hash
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_AHEAD = 16  # rows from asking for a slot to reading it
-_ONE = np.uint64(1)
-
-
-class Places(NamedTuple):
-    """A `bandits.texts.PairColumns` as pointers, and where its buffers begin."""
-
-    request: Any
-    request_at: Any
-    request_size: Any
-    request_first: Any
-    item: Any
-    item_at: Any
-    item_size: Any
-    item_first: Any
-
-
-@njit
-def _places(pairs, request_first, item_first):  # type: ignore[no-untyped-def]
-    return Places(
-        pointer(pairs.request),
-        pointer(pairs.request_at),
-        pointer(pairs.request_size),
-        request_first,
-        pointer(pairs.item),
-        pointer(pairs.item_at),
-        pointer(pairs.item_size),
-        item_first,
-    )
-
-
-@njit
-def _pair_hash(pairs, row, request_hash, seed):  # type: ignore[no-untyped-def]
-    at = load(pairs.item_at, row) - pairs.item_first
-    return mixed(request_hash * _GOLDEN + text_hash(pairs.item, at, load(pairs.item_size, row), seed))
-
-
-@njit
-def _request_hash(pairs, row, before, seed):  # type: ignore[no-untyped-def]
-    """Hash of a request; `before` is that of the row before, which is often of the same slate."""
-    at, size = load(pairs.request_at, row), load(pairs.request_size, row)
-    if row > 0 and at == load(pairs.request_at, row - 1) and size == load(pairs.request_size, row - 1):
-        return before
-    return text_hash(pairs.request, at - pairs.request_first, size, seed)
-
-
-@njit
-def _same_pair(one, row, other, other_row):  # type: ignore[no-untyped-def]
-    size, item_size = load(one.request_size, row), load(one.item_size, row)
-    return (
-        size == load(other.request_size, other_row)
-        and item_size == load(other.item_size, other_row)
-        and same_text(
-            one.item,
-            load(one.item_at, row) - one.item_first,
-            other.item,
-            load(other.item_at, other_row) - other.item_first,
-            item_size,
-        )
-        and same_text(
-            one.request,
-            load(one.request_at, row) - one.request_first,
-            other.request,
-            load(other.request_at, other_row) - other.request_first,
-            size,
-        )
-    )
-
-
-@njit
-def _alive(pairs, row, wanted, slots, last, alive, first):  # type: ignore[no-untyped-def]
-    """The slot of a pair in a table of alive rows, or the empty one where it would be; `slots` is a pointer."""
-    slot = np.int64(wanted & np.uint64(last))
-    while load(slots, 2 * slot + 1) > 0:
-        number = np.int64(load(slots, 2 * slot + 1) - _ONE)
-        if load(slots, 2 * slot) == wanted and _same_pair(pairs, row, alive, number - first):
-            break
-        slot = (slot + 1) & last
-    return slot
-
-
-@njit
-def _in_batch(pairs, row, wanted, latest, last, hashes, batch):  # type: ignore[no-untyped-def]
-    """The slot of a pair in a table of a batch, or the empty one where it would be; tables are pointers."""
-    slot = np.int64(wanted & np.uint64(last))
-    while load(latest, slot) > 0:
-        other = np.int64(load(latest, slot)) - 1
-        if load(hashes, other) == wanted and _same_pair(pairs, row, batch, other):
-            break
-        slot = (slot + 1) & last
-    return slot
-
-
-@njit
-def _ask_for_slot(slots, last, hashes, row, end):  # type: ignore[no-untyped-def]
-    """Ask for the slot of a later row, if there is one."""
-    if row + _AHEAD < end:
-        prefetch(slots, 2 * np.int64(load(hashes, row + _AHEAD) & np.uint64(last)))
+from bandits.numba_memory import load, pointer, prefetch, store
+from bandits.numba_runs import (
+    AHEAD,
+    APART,
+    ENTRIES,
+    ITEM_BYTES,
+    LONGEST,
+    ROW,
+    RUN,
+    RUNS,
+    ask_for_slot,
+    batch_rows,
+    copy_request,
+    enter_apart,
+    enter_row,
+    goes_on,
+    has_hash,
+    hash_rows,
+    known_rows,
+    mark_of,
+    may_have,
+    newest,
+    newest_in_batch,
+    pair_hash,
+    room_for_run,
+    row_places,
+    run_end,
+    run_slot,
+    split,
+    take_out,
+)
+from bandits.numba_texts import copy_text, text_hash
 
 
 def _entries(sources: int) -> tuple[Any, ...]:
     """What is called from outside, cached on disk for these sources."""
 
     @njit(cache=True, nogil=True)
-    def hash_pairs(pairs, seed, out):  # type: ignore[no-untyped-def]
-        """Hashes of pairs into `out`, uint64 of shape (n,)."""
-        places = _places(pairs, 0, 0)
-        request_hash = np.uint64(0)
-        for row in range(len(out) if sources >= 0 else 0):  # the number becomes part of the key in Numba's cache
-            request_hash = _request_hash(places, row, request_hash, seed)
-            out[row] = _pair_hash(places, row, request_hash, seed)
+    def hash_pairs(pairs, seed, request_hash, item_hash):  # type: ignore[no-untyped-def]
+        """Hashes of the requests and items of pairs, uint64 of shape (n,) each."""
+        if sources >= 0:  # the number becomes part of the key in Numba's cache
+            hash_rows(row_places(pairs), seed, len(pairs.item_at), pointer(request_hash), pointer(item_hash))
 
     @njit(cache=True, nogil=True)
-    def mark_fresh(pairs, on_time, ingested, alive, slots, seed, retention_ms, batch):  # type: ignore[no-untyped-def]
+    def mark_fresh(pairs, on_time, ingested, alive, alive_ms, seed, retention_ms, table):  # type: ignore[no-untyped-def]
         """Find the rows that are in no alive row, nor earlier in the batch, within the retention.
 
         Args:
             pairs: `PairColumns` of the batch.
             on_time: bool of each row; the others are passed over.
             ingested: int64 of each row, never decreasing.
-            alive: an `AliveColumns`.
-            slots: uint64 of shape (n, 2), the table of alive rows.
+            alive: an `AliveRows`.
+            alive_ms: int64, ingestion time of each alive row.
             seed: uint64, of the hashes.
             retention_ms: after which a row is not seen.
-            batch: a `BatchTable`, filled.
+            table: a `BatchTable`, filled.
         """
-        new = _places(pairs, 0, 0)
-        known = _places(alive.pairs, alive.request_first, alive.item_first)
-        request_hash = np.uint64(0)
-        for row in range(len(on_time) if sources >= 0 else 0):
-            request_hash = _request_hash(new, row, request_hash, seed)
-            batch.hashes[row] = _pair_hash(new, row, request_hash, seed)
-        table, last = pointer(slots), np.int64(len(slots) - 1)
-        latest, newest, hashes = pointer(batch.latest), np.int64(len(batch.latest) - 1), pointer(batch.hashes)
-        for row in range(len(on_time)):
-            _ask_for_slot(table, last, hashes, row, len(on_time))
-            wanted = batch.hashes[row]
-            batch.before[row], batch.fresh[row] = -1, False
+        known, batch, n = known_rows(alive), batch_rows(pairs, table), len(on_time)
+        hash_rows(batch.rows, seed, n if sources >= 0 else 0, batch.request_hash, batch.item_hash)
+        run, slot, seen, alone = 0, -1, False, True
+        for row in range(n):
+            if not goes_on(batch.rows, row):
+                ask_for_slot(known.slots, known.last, batch.request_hash, row, n)
+                run, slot = row, -1
+                seen = load(known.counts, APART) > 0 or may_have(known, load(batch.request_hash, row))
+            store(batch.run, row, np.int32(run))
+            store(batch.before, row, np.int64(-1))
+            store(batch.fresh, row, np.uint8(0))
             if not on_time[row]:
                 continue
-            number = np.int64(slots[_alive(new, row, wanted, table, last, known, alive.first), 1]) - 1
-            if number >= 0 and ingested[row] - alive.ingested[number - alive.first] <= retention_ms:
-                continue
-            slot = _in_batch(new, row, wanted, latest, newest, hashes, new)
-            other = np.int64(batch.latest[slot]) - 1
-            if other < 0 or ingested[row] - ingested[other] > retention_ms:
-                batch.latest[slot], batch.before[row], batch.fresh[row] = row + 1, other, True
+            request_hash, item_hash = load(batch.request_hash, row), load(batch.item_hash, row)
+            if seen:
+                number = newest(known, batch.rows, row, request_hash, item_hash)
+                if number >= 0 and ingested[row] - alive_ms[number - alive.first] <= retention_ms:
+                    continue
+            if slot < 0:
+                slot = run_slot(batch, batch.rows, row, request_hash)
+                alone = load(batch.slots, slot) == 0
+                if alone:
+                    store(batch.slots, slot, np.int32(mark_of(run, RUN)))
+            if np.int64(load(batch.slots, slot)) & 3 == RUN and (not alone or row - run >= LONGEST):
+                split(batch, slot, row)
+                alone = False
+            other = -1
+            if not alone or has_hash(batch.item_hash, run, row, item_hash):
+                other = newest_in_batch(batch, slot, row, batch.rows, row, request_hash, item_hash)
+                if other >= 0 and ingested[row] - ingested[other] <= retention_ms:
+                    continue
+            store(batch.before, row, other)
+            store(batch.fresh, row, np.uint8(1))
+            if not alone:
+                enter_row(batch, row)
 
     @njit(cache=True, nogil=True)
     def find_rows(  # type: ignore[no-untyped-def]
-        pairs, ingested, alive, slots, seed, shown, shown_ingested, batch, rank, end, retention_ms, wait_ms, found
+        pairs, ingested, alive, alive_ms, seed, shown, shown_ms, table, rank, end, retention_ms, wait_ms, found
     ):
         """Number of the first row that each click can see, -1 where there is none.
 
@@ -177,79 +121,109 @@ def _entries(sources: int) -> tuple[Any, ...]:
             pairs: `PairColumns` of the clicks.
             ingested: int64 of each click.
             alive: as in `mark_fresh`.
-            slots: as in `mark_fresh`.
+            alive_ms: as in `mark_fresh`.
             seed: as in `mark_fresh`.
             shown: `PairColumns` of the batch's rows.
-            shown_ingested: int64 of these.
-            batch: their `BatchTable`.
+            shown_ms: int64, ingestion time of these.
+            table: their `BatchTable`.
             rank: int64, how many fresh rows lie before each of them.
             end: number of the first fresh row.
             retention_ms: a click that comes later does not see the row.
             wait_ms: a click that came so much earlier does not either.
             found: int64 of each click, filled.
         """
-        clicks, new = _places(pairs, 0, 0), _places(shown, 0, 0)
-        known = _places(alive.pairs, alive.request_first, alive.item_first)
-        table, last = pointer(slots), np.int64(len(slots) - 1)
-        latest, newest, hashes = pointer(batch.latest), np.int64(len(batch.latest) - 1), pointer(batch.hashes)
+        clicks, known, batch = row_places(pairs), known_rows(alive), batch_rows(shown, table)
         for click in range(len(ingested) if sources >= 0 else 0):
-            wanted = _pair_hash(clicks, click, _request_hash(clicks, click, np.uint64(0), seed), seed)
+            request_hash = text_hash(
+                clicks.request, load(clicks.request_at, click), load(clicks.request_size, click), seed
+            )
+            item_hash = text_hash(clicks.item, load(clicks.item_at, click), load(clicks.item_size, click), seed)
             found[click] = -1
-            number = np.int64(slots[_alive(clicks, click, wanted, table, last, known, alive.first), 1]) - 1
-            if number >= 0:
-                age = ingested[click] - alive.ingested[number - alive.first]
-                if -wait_ms <= age <= retention_ms:
-                    found[click] = number
-                    continue
-            row = np.int64(batch.latest[_in_batch(clicks, click, wanted, latest, newest, hashes, new)]) - 1
+            number = newest(known, clicks, click, request_hash, item_hash)
+            if number >= 0 and -wait_ms <= ingested[click] - alive_ms[number - alive.first] <= retention_ms:
+                found[click] = number
+                continue
+            slot = run_slot(batch, clicks, click, request_hash)
+            if load(batch.slots, slot) == 0:
+                continue
+            row = newest_in_batch(batch, slot, len(shown_ms), clicks, click, request_hash, item_hash)
             while row >= 0:
-                if -wait_ms <= ingested[click] - shown_ingested[row] <= retention_ms:
+                if -wait_ms <= ingested[click] - shown_ms[row] <= retention_ms:
                     found[click] = end + rank[row]
-                row = batch.before[row]
+                row = table.before[row]
 
     @njit(cache=True, nogil=True)
-    def add_rows(alive, hashes, start, slots):  # type: ignore[no-untyped-def]
-        """Enter the alive rows from number `start` on, whose hashes are given; how many pairs were not there."""
-        known = _places(alive.pairs, alive.request_first, alive.item_first)
-        table, last, wanted = pointer(slots), np.int64(len(slots) - 1), pointer(hashes)
-        added = 0
-        for place in range(len(hashes) if sources >= 0 else 0):
-            _ask_for_slot(table, last, wanted, place, len(hashes))
-            row = start - alive.first + place
-            slot = _alive(known, row, hashes[place], table, last, known, alive.first)
-            added += slots[slot, 1] == 0
-            slots[slot, 0], slots[slot, 1] = hashes[place], np.uint64(start + place + 1)
-        return added
+    def add_rows(pairs, request_hash, item_hash, start, alive, place):  # type: ignore[no-untyped-def]
+        """Enter rows from `place` on, run by run, as long as the table has room; where that ended.
+
+        Args:
+            pairs: `PairColumns` of the rows.
+            request_hash: uint64 of each.
+            item_hash: uint64 of each.
+            start: number of the first of them.
+            alive: an `AliveRows` whose columns have room for them at their ends; these are filled and counted.
+            place: 0, or where it ended before the table was made larger.
+        """
+        known, new, n = known_rows(alive), row_places(pairs), len(request_hash)
+        requests, items, row = pointer(request_hash), pointer(item_hash), place if sources >= 0 else n
+        while row < n:
+            end = row + 1
+            while end < n and goes_on(new, end):
+                end += 1
+            ask_for_slot(known.slots, known.last, requests, row, n)
+            entries, run, request = load(known.counts, ENTRIES), load(known.counts, RUNS), load(requests, row)
+            if 2 * (entries + end - row) > known.last + 1:
+                break
+            slot = room_for_run(known, end - row, request)
+            store(known.start, run, start + row)
+            store(known.run_hash, run, request)
+            store(known.run_apart, run, np.uint8(slot < 0))
+            copy_request(known, run, new, row)
+            store(known.counts, RUNS, run + 1)
+            if slot >= 0:
+                store(known.slots, 2 * slot, request)
+                store(known.slots, 2 * slot + 1, mark_of(known.run_first + run, RUN))
+                store(known.counts, ENTRIES, entries + 1)
+            to = load(known.counts, ITEM_BYTES)
+            for at in range(row, end):
+                own, size = start + at - known.first, load(new.item_size, at)
+                store(known.item_at, own, to)
+                store(known.item_size, own, size)
+                store(known.item_hash, own, load(items, at))
+                copy_text(new.item, load(new.item_at, at), size, known.item, to - known.item_first)
+                to += size
+                if slot < 0:
+                    enter_apart(known, new, at, start + at, request, load(items, at))
+            store(known.counts, ITEM_BYTES, to)
+            row = end
+        return row
 
     @njit(cache=True, nogil=True)
-    def drop_rows(hashes, start, end, slots):  # type: ignore[no-untyped-def]
-        """Take rows start <= number < end out, whose hashes are given; how many of them were entered last."""
-        last = np.int64(len(slots) - 1)
-        table, wanted = pointer(slots), pointer(hashes)
-        dropped = 0
-        for number in range(start, end if sources >= 0 else start):
-            _ask_for_slot(table, last, wanted, number - start, len(hashes))
-            entry = np.uint64(number + 1)
-            slot = np.int64(hashes[number - start] & np.uint64(last))
-            while slots[slot, 1] > 0 and slots[slot, 1] != entry:
-                slot = (slot + 1) & last
-            if slots[slot, 1] == 0:
-                continue  # the pair was used again
-            dropped += 1
-            # What lies behind moves up, so that no search stops early (Knuth, volume 3, algorithm 6.4R).
-            hole, at = slot, (slot + 1) & last
-            while slots[at, 1] > 0:
-                home = np.int64(slots[at, 0] & np.uint64(last))
-                if ((at - home) & last) >= ((at - hole) & last):
-                    slots[hole, 0], slots[hole, 1] = slots[at, 0], slots[at, 1]
-                    hole = at
-                at = (at + 1) & last
-            slots[hole, 1] = 0
-        return dropped
+    def drop_rows(alive, end):  # type: ignore[no-untyped-def]
+        """Take rows below number `end` out of the table; how many runs have no row any more."""
+        known, counts, run = known_rows(alive), alive.counts, np.int64(0)
+        while run < len(alive.start) and alive.start[run] < end and sources >= 0:
+            if run + AHEAD < len(alive.start):
+                prefetch(known.slots, 2 * np.int64(alive.run_hash[run + AHEAD] & np.uint64(known.last)))
+            stop = run_end(known, run)
+            if load(known.run_apart, run) > 0:
+                for number in range(max(alive.start[run], alive.first), min(stop, end)):
+                    wanted = pair_hash(alive.run_hash[run], alive.item_hash[number - alive.first])
+                    gone = take_out(known.slots, known.last, wanted, mark_of(number, ROW))
+                    counts[ENTRIES] -= gone
+                    counts[APART] -= gone
+            if stop > end:
+                break
+            if load(known.run_apart, run) == 0:
+                mark = mark_of(alive.run_first + run, RUN)
+                counts[ENTRIES] -= take_out(known.slots, known.last, alive.run_hash[run], mark)
+            run += 1
+        counts[RUNS] -= run
+        return run
 
     @njit(cache=True, nogil=True)
     def move_rows(slots, larger):  # type: ignore[no-untyped-def]
-        """Enter all rows of a table into another, empty one."""
+        """Enter all of a table into another, empty one."""
         last = np.int64(len(larger) - 1)
         for old in range(len(slots) if sources >= 0 else 0):
             if slots[old, 1] > 0:
@@ -261,4 +235,6 @@ def _entries(sources: int) -> tuple[Any, ...]:
     return hash_pairs, mark_fresh, find_rows, add_rows, drop_rows, move_rows
 
 
-hash_pairs, mark_fresh, find_rows, add_rows, drop_rows, move_rows = _entries(fingerprint(numba_memory, numba_texts))
+hash_pairs, mark_fresh, find_rows, add_rows, drop_rows, move_rows = _entries(
+    fingerprint(numba_memory, numba_runs, numba_texts)
+)

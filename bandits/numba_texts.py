@@ -18,6 +18,7 @@ from bandits.numba_memory import intrinsic, load, pointer, store
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1, _MULTIPLIER_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _LANE = LANES[0]
+_WORD = 8  # bytes
 
 
 @intrinsic
@@ -29,6 +30,18 @@ def load_word(typingctx, start, index):  # type: ignore[no-untyped-def]
         return builder.load(builder.bitcast(address, ir.IntType(64).as_pointer()), align=1)
 
     return types.uint64(start, types.int64), codegen
+
+
+@intrinsic
+def store_word(typingctx, start, index, word):  # type: ignore[no-untyped-def]
+    """Write a little-endian uint64 to the eight bytes from number `index` behind a pointer on."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        address = builder.gep(arguments[0], [arguments[1]])
+        builder.store(arguments[2], builder.bitcast(address, ir.IntType(64).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(start, types.int64, types.uint64), codegen
 
 
 @njit(inline="always")
@@ -48,33 +61,45 @@ def _tail(data, at, size):  # type: ignore[no-untyped-def]
     return word
 
 
+@njit(inline="always")
+def _last_word(data, at, end, size):  # type: ignore[no-untyped-def]
+    """What is left of a piece that has been read up to `at`, as a number; of longer ones the last eight bytes."""
+    return load_word(data, end - _WORD) if size >= _WORD else _tail(data, at, end - at)
+
+
 @njit
 def text_hash(data, at, size, seed):  # type: ignore[no-untyped-def]
     """Hash of a text; of no meaning outside of this process."""
     state = seed ^ np.uint64(size)
     end = at + size
-    while at + 8 <= end:
+    while at + _WORD < end:
         state = (state ^ load_word(data, at)) * _MULTIPLIER_1
         state ^= state >> np.uint64(32)
-        at += 8
-    return mixed(state + _tail(data, at, end - at))
+        at += _WORD
+    return mixed(state + _last_word(data, at, end, size))
 
 
 @njit
 def same_text(one, at, other, other_at, size):  # type: ignore[no-untyped-def]
     """True if two pieces of that size are equal."""
-    end = at + size
-    while at + 8 <= end:
+    end, other_end = at + size, other_at + size
+    while at + _WORD < end:
         if load_word(one, at) != load_word(other, other_at):
             return False
-        at, other_at = at + 8, other_at + 8
-    return _tail(one, at, end - at) == _tail(other, other_at, end - at)
+        at, other_at = at + _WORD, other_at + _WORD
+    return _last_word(one, at, end, size) == _last_word(other, other_at, other_end, size)
 
 
 @njit
-def _copy_text(data, at, size, out, to):  # type: ignore[no-untyped-def]
-    for place in range(size):
-        store(out, to + place, load(data, at + place))
+def copy_text(data, at, size, out, to):  # type: ignore[no-untyped-def]
+    """Copy a piece to where nothing of it lies."""
+    if size < _WORD:
+        for place in range(size):
+            store(out, to + place, load(data, at + place))
+        return
+    for place in range(0, size - _WORD, _WORD):
+        store_word(out, to + place, load_word(data, at + place))
+    store_word(out, to + size - _WORD, load_word(data, at + size - _WORD))
 
 
 def _entries(sources: int) -> tuple[Any, Any, Any, Any]:
@@ -86,7 +111,7 @@ def _entries(sources: int) -> tuple[Any, Any, Any, Any]:
         source, target, to = pointer(data), pointer(out), 0
         for text in range(len(at)):
             if sources >= 0:  # a value from outside the function becomes part of the key in Numba's cache
-                _copy_text(source, at[text], size[text], target, to)
+                copy_text(source, at[text], size[text], target, to)
             to += size[text]
 
     @njit(cache=True, nogil=True)

@@ -1,7 +1,7 @@
 """The alive rows of a joiner by request and item.
 
-Invariants: an entry leads to the newest alive row of its pair; the table is at most half full, and is made smaller
-when most rows have gone, so that memory stays within a constant factor of what is alive.
+Invariants: the newest alive row of a pair is found, if it has one; the table is at most half full, and is made
+smaller when most rows have gone, so that memory stays within a constant factor of what is alive.
 """
 
 from dataclasses import dataclass
@@ -12,39 +12,75 @@ import numpy.typing as npt
 
 from bandits.aligned import aligned_zeros
 from bandits.arena import Arena
-from bandits.texts import PairColumns, Pairs, Texts, process_seed, smallest_table
+from bandits.texts import PairHashes, Pairs, Texts, process_seed, smallest_table
 
 Bool = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
+UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
 
 _SMALLEST = 64
 _SPARSE = 16  # a table this many times larger than what is in it is made smaller
+_COUNTS = 5  # see `bandits.numba_rows`
 
 
-class AliveColumns(NamedTuple):
-    """Alive rows as compiled loops take them; `first` is the number of the first one."""
+class AliveRows(NamedTuple):
+    """Alive rows as compiled loops take them: the table, runs of one request, and rows.
 
-    first: int
-    pairs: PairColumns
+    Attributes:
+        slots: uint64 of shape (n, 2).
+        counts: int64 of shape (5,): entries of the table, those of rows apart, alive runs, ends of both buffers.
+        run_first: number of the first run.
+        start: int64 of each run, number of its first row; as all that follows up to `run_apart`.
+        request_at: int64, place of its request.
+        request_size: int64, bytes of it.
+        run_hash: uint64, of its request.
+        run_apart: bool, True where its rows are entered one by one.
+        request: uint8, the requests' bytes.
+        request_first: number of the first of these.
+        first: number of the first row.
+        item_at: int64 of each row, place of its item.
+        item_size: int64, bytes of it.
+        item_hash: uint64, of it.
+        item: uint8, the items' bytes.
+        item_first: number of the first of these.
+    """
+
+    slots: UInt64
+    counts: Int64
+    run_first: int
+    start: Int64
+    request_at: Int64
+    request_size: Int64
+    run_hash: UInt64
+    run_apart: Bool
+    request: UInt8
     request_first: int
+    first: int
+    item_at: Int64
+    item_size: Int64
+    item_hash: UInt64
+    item: UInt8
     item_first: int
-    ingested: Int64
 
 
 class BatchTable(NamedTuple):
     """Rows of a batch.
 
     Attributes:
-        latest: int32, slots: place of the last fresh row of a pair + 1, or 0.
-        hashes: uint64 of each row.
+        slots: int32: what is entered, see `bandits.numba_rows`, or 0.
+        request_hash: uint64 of each row.
+        item_hash: uint64 of each row.
+        run: int32 of each row, place of the first row of its run.
         before: int64 of each fresh row, place of the fresh row of the same pair before it, -1 where there is none.
         fresh: bool of each row.
     """
 
-    latest: Int32
-    hashes: UInt64
+    slots: Int32
+    request_hash: UInt64
+    item_hash: UInt64
+    run: Int32
     before: Int64
     fresh: Bool
 
@@ -71,18 +107,15 @@ class RowIndex:
         from bandits import numba_rows
 
         self._compiled = numba_rows
-        self.rows = Arena(
-            request_at=np.int64, request_size=np.int64, item_at=np.int64, item_size=np.int64, hash=np.uint64
+        self.rows = Arena(item_at=np.int64, item_size=np.int64, item_hash=np.uint64)
+        self._runs = Arena(
+            start=np.int64, request_at=np.int64, request_size=np.int64, run_hash=np.uint64, run_apart=np.bool_
         )
         self._requests = Arena(byte=np.uint8)
         self._items = Arena(byte=np.uint8)
         self._seed = process_seed()
         self._table = _empty_table(_SMALLEST)
-        self._entered = 0
-
-    def __len__(self) -> int:
-        """How many pairs have a row."""
-        return self._entered
+        self._counts = np.zeros(_COUNTS, np.int64)
 
     def seek(self, pairs: Pairs, on_time: Bool, ingested: Int64, alive_ms: Int64, retention_ms: int) -> SoughtBatch:
         """Which rows of a batch are in no alive row nor earlier in the batch, as far as that is not forgotten.
@@ -96,13 +129,18 @@ class RowIndex:
         """
         count = len(pairs)
         found = BatchTable(
-            smallest_table(count), np.empty(count, np.uint64), np.empty(count, np.int64), np.empty(count, np.bool_)
+            smallest_table(count),
+            np.empty(count, np.uint64),
+            np.empty(count, np.uint64),
+            np.empty(count, np.int32),
+            np.empty(count, np.int64),
+            np.empty(count, np.bool_),
         )
         if count:
-            alive = self._alive(alive_ms)
             self._compiled.mark_fresh(
-                pairs.columns, on_time, ingested, alive, self._table, self._seed, retention_ms, found
+                pairs.columns, on_time, ingested, self._alive(), alive_ms, self._seed, retention_ms, found
             )
+            pairs.hashes = PairHashes(found.request_hash, found.item_hash)
         return SoughtBatch(pairs, ingested, found)
 
     def find(
@@ -133,8 +171,8 @@ class RowIndex:
             self._compiled.find_rows(
                 pairs.columns,
                 ingested,
-                self._alive(alive_ms),
-                self._table,
+                self._alive(),
+                alive_ms,
                 self._seed,
                 batch.pairs.columns,
                 batch.ingested,
@@ -147,95 +185,77 @@ class RowIndex:
             )
         return found
 
-    def hashes(self, pairs: Pairs) -> UInt64:
-        """Hashes of pairs, uint64; equal for equal ones, and of no meaning outside of this process."""
-        out = np.empty(len(pairs), np.uint64)
-        if len(pairs):
-            self._compiled.hash_pairs(pairs.columns, self._seed, out)
-        return out
-
     def add(self, pairs: Pairs, start: int) -> None:
         """Rows have come, numbered from `start` on."""
         if not len(self.rows):
             self.rows.start_at(start)
-        count = len(pairs)
+        count, place = len(pairs), 0
         if not count:
             return
-        requests = _run_texts(pairs.request)
-        at, size = _entered(self._requests, requests.texts)
-        item_at, item_size = _entered(self._items, pairs.item)
-        hashes = self.hashes(pairs)
-        self.rows.append(
-            request_at=at[requests.number],
-            request_size=size[requests.number],
-            item_at=item_at,
-            item_size=item_size,
-            hash=hashes,
-        )
-        if 2 * (self._entered + count) > len(self._table):
-            self._resize(self._entered + count)
-        self._entered += self._compiled.add_rows(self._alive(), hashes, start, self._table)
+        request_hash, item_hash = pairs.hashes or self._hashes(pairs)
+        self._counts[3:] = self._requests.end, self._items.end
+        self.rows.grow(count)
+        self._runs.grow(count)
+        self._requests.grow(int(pairs.request.size.sum()))
+        self._items.grow(int(pairs.item.size.sum()))
+        while True:
+            place = self._compiled.add_rows(pairs.columns, request_hash, item_hash, start, self._alive(), place)
+            if place == count:
+                break
+            self._resize(2 * len(self._table))
+        self._runs.cut(self._runs.first + int(self._counts[2]))
+        self._requests.cut(int(self._counts[3]))
 
     def drop_before(self, number: int) -> None:
         """Rows below a number have gone."""
-        rows = self.rows
+        rows, runs = self.rows, self._runs
         end = min(max(number, rows.first), rows.end)
         if end > rows.first:
-            self._entered -= self._compiled.drop_rows(
-                rows.view("hash")[: end - rows.first], rows.first, end, self._table
-            )
-        rows.drop_before(number)
-        for column, arena in (("request_at", self._requests), ("item_at", self._items)):
-            arena.drop_before(int(rows.view(column)[0]) if len(rows) else arena.end)
-        if len(self._table) > max(_SMALLEST, _SPARSE * self._entered):
-            self._resize(self._entered)
+            runs.drop_before(runs.first + self._compiled.drop_rows(self._alive(), end))
+            rows.drop_before(end)
+            self._requests.drop_before(int(runs.view("request_at")[0]) if len(runs) else self._requests.end)
+            self._items.drop_before(int(rows.view("item_at")[0]) if len(rows) else self._items.end)
+        entered = int(self._counts[0])
+        if len(self._table) > max(_SMALLEST, _SPARSE * entered):
+            self._resize(max(_SMALLEST, 1 << (4 * max(entered, 1) - 1).bit_length()))
 
     def items(self, numbers: Int64) -> Texts:
-        """Item ids of alive rows by number."""
+        """Item ids of alive rows by number; good after these have gone, too."""
         at, size = self.rows.take("item_at", numbers), self.rows.take("item_size", numbers)
-        return Texts(self._items.view("byte"), at - self._items.first, size)
+        return Texts.packed(Texts(self._items.view("byte"), at - self._items.first, size).to_bytes(), size)
 
-    def _alive(self, ingested: Int64 | None = None) -> AliveColumns:
-        rows = self.rows
-        pairs = PairColumns(
-            self._requests.view("byte"),
-            rows.view("request_at"),
-            rows.view("request_size"),
-            self._items.view("byte"),
-            rows.view("item_at"),
-            rows.view("item_size"),
+    def _hashes(self, pairs: Pairs) -> PairHashes:
+        hashes = PairHashes(np.empty(len(pairs), np.uint64), np.empty(len(pairs), np.uint64))
+        self._compiled.hash_pairs(pairs.columns, self._seed, *hashes)
+        return hashes
+
+    def _alive(self) -> AliveRows:
+        runs, rows = self._runs, self.rows
+        return AliveRows(
+            slots=self._table,
+            counts=self._counts,
+            run_first=runs.first,
+            start=runs.view("start"),
+            request_at=runs.view("request_at"),
+            request_size=runs.view("request_size"),
+            run_hash=runs.view("run_hash"),
+            run_apart=runs.view("run_apart"),
+            request=self._requests.view("byte"),
+            request_first=self._requests.first,
+            first=rows.first,
+            item_at=rows.view("item_at"),
+            item_size=rows.view("item_size"),
+            item_hash=rows.view("item_hash"),
+            item=self._items.view("byte"),
+            item_first=self._items.first,
         )
-        times = rows.view("request_at") if ingested is None else ingested  # not read when rows are entered
-        return AliveColumns(rows.first, pairs, self._requests.first, self._items.first, times)
 
-    def _resize(self, count: int) -> None:
-        larger = _empty_table(max(_SMALLEST, 1 << (4 * max(count, 1) - 1).bit_length()))
-        self._compiled.move_rows(self._table, larger)
-        self._table = larger
-
-
-class _Runs(NamedTuple):
-    """Texts without immediate repeats, and the number of each text among them."""
-
-    texts: Texts
-    number: Int64
-
-
-def _run_texts(texts: Texts) -> _Runs:
-    """The rows of a slate share their request."""
-    starts = np.ones(len(texts), np.bool_)
-    starts[1:] = (texts.at[1:] != texts.at[:-1]) | (texts.size[1:] != texts.size[:-1])
-    return _Runs(texts.take(starts), np.cumsum(starts) - 1)
-
-
-def _entered(arena: Arena, texts: Texts) -> tuple[Int64, Int64]:
-    """Write texts behind what is in an arena; their places in it, and their sizes."""
-    ends = np.cumsum(texts.size)
-    places = arena.end + ends - texts.size
-    arena.append(byte=texts.to_bytes())
-    return places, texts.size
+    def _resize(self, slots: int) -> None:
+        other = _empty_table(slots)
+        self._compiled.move_rows(self._table, other)
+        self._table = other
 
 
 def _empty_table(slots: int) -> UInt64:
-    """Slots of hash and number + 1; one line of the cache holds whole slots."""
+    """Slots of hash and mark; one line of the cache holds whole slots."""
     return aligned_zeros((slots, 2), np.uint64)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 UInt8 = npt.NDArray[np.uint8]
+UInt64 = npt.NDArray[np.uint64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
@@ -117,6 +118,7 @@ class Pairs(Sequence[tuple[str, str]]):
     Args:
         request: the first of each pair.
         item: the second.
+        hashes: of both, once somebody has made them; of no meaning outside of this process.
 
     Examples:
         >>> pairs = Pairs.of([("r", "i"), ("r", "j")])
@@ -124,11 +126,11 @@ class Pairs(Sequence[tuple[str, str]]):
         (('r', 'j'), [('r', 'i')])
     """
 
-    __slots__ = ("item", "request")
+    __slots__ = ("hashes", "item", "request")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, request: Texts, item: Texts) -> None:
-        self.request, self.item = request, item
+    def __init__(self, request: Texts, item: Texts, hashes: "PairHashes | None" = None) -> None:
+        self.request, self.item, self.hashes = request, item, hashes
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, str]]) -> "Pairs":
@@ -145,7 +147,8 @@ class Pairs(Sequence[tuple[str, str]]):
 
     def take(self, numbers: npt.NDArray[Any]) -> "Pairs":
         """Pairs by number, or by a mask."""
-        return Pairs(self.request.take(numbers), self.item.take(numbers))
+        hashes = None if self.hashes is None else PairHashes(*(each[numbers] for each in self.hashes))
+        return Pairs(self.request.take(numbers), self.item.take(numbers), hashes)
 
     @property
     def columns(self) -> "PairColumns":
@@ -173,6 +176,13 @@ class Pairs(Sequence[tuple[str, str]]):
 
     def __repr__(self) -> str:
         return f"Pairs.of({list(self)!r})"
+
+
+class PairHashes(NamedTuple):
+    """Hashes of the requests and of the items of `Pairs`, uint64 of shape (n,) each."""
+
+    request: UInt64
+    item: UInt64
 
 
 class PairColumns(NamedTuple):

@@ -24,7 +24,7 @@ STEPS = (0, 0, 0, 0, 1, 5, 20, 40, 41, 50, 51, 90, 91, 1_000)
 START_MS = 1_700_000_000_000
 
 
-def random_event(rng: random.Random, now_ms: int, offsets: list[int]) -> Event:
+def random_event(rng: random.Random, now_ms: int, offsets: list[int], widest: int = 3) -> Event:
     age_ms = rng.choice(AGES)
     occurred_ms = 0 if age_ms is None else now_ms - age_ms
     request = f"r{rng.randrange(4)}"
@@ -34,19 +34,19 @@ def random_event(rng: random.Random, now_ms: int, offsets: list[int]) -> Event:
     place = {"offset": offsets[topic], "index": rng.randrange(1_000)}
     if topic:
         reward = rng.choice((0, 1, 1 << 15, (1 << 15) - 1))
-        return Clicked(request, f"i{rng.randrange(4)}", reward, occurred_ms, now_ms, **place)
-    items = tuple(f"i{n}" for n in rng.sample(range(4), rng.randint(1, 3)))
+        return Clicked(request, f"i{rng.randrange(widest + 1)}", reward, occurred_ms, now_ms, **place)
+    items = tuple(f"i{n}" for n in rng.sample(range(widest + 1), rng.randint(1, widest)))
     context = tuple((c, rng.choice((1, 9_999, 1 << 15))) for c in sorted(rng.sample(range(6), rng.randint(1, 3))))
     return Shown(request, items, context, occurred_ms, now_ms, **place)
 
 
-def random_stream(rng: random.Random, count: int, steps: Sequence[int] = STEPS) -> list[Event]:
-    """Events in the order of ingestion."""
+def random_stream(rng: random.Random, count: int, steps: Sequence[int] = STEPS, widest: int = 3) -> list[Event]:
+    """Events in the order of ingestion; slates have up to `widest` items."""
     now_ms, offsets = START_MS, [-1, -1]
     events = []
     for _ in range(count):
         now_ms += rng.choice(steps)
-        events.append(random_event(rng, now_ms, offsets))
+        events.append(random_event(rng, now_ms, offsets, widest))
     return events
 
 
@@ -104,6 +104,14 @@ def test_long_streams_join_as_the_model_says(size: int, seed: int) -> None:
     rng = random.Random(seed)
     events = random_stream(rng, 2_000, steps=(0, 0, 0, 1, 2, 9))
     check(events, cut(events, size, rng))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_long_slates_of_few_requests_join_as_the_model_says(seed: int) -> None:
+    """Slates longer than are looked through, and more of one request than are: rows found by themselves, too."""
+    rng = random.Random(seed)
+    events = random_stream(rng, 150, steps=(0, 0, 1, 3), widest=150)
+    check(events, cut(events, rng.choice((0, 7, 64)), rng))
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 60), size=st.sampled_from((0, 1, 7, 64)))
