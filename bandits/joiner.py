@@ -118,27 +118,22 @@ class Joiner(JoinerState):
         own = True if learned is None else learned[slate]
         tally.impressions_duplicate += int(np.count_nonzero(on_time & ~fresh & own))
         tally.impressions_accepted += int(np.count_nonzero(fresh & own))
-        at = np.flatnonzero(fresh)
-        kept, context = _contexts_of(slate[at], learned)
-        context_sizes = np.diff(impressions.context_ends, prepend=0)[kept]
-        elements = ranges(impressions.context_ends[kept] - context_sizes, context_sizes)
+        at: Int64 | slice = slice(None) if fresh.all() else np.flatnonzero(fresh)
+        own_slate = slate[at]
         rows = NewRows(
-            keys=keys if len(at) == len(keys) else keys.take(at),
+            keys=keys if isinstance(at, slice) else keys.take(at),
             sought=sought,
-            slate=slate[at],
-            occurred_ms=occurred[slate[at]],
+            slate=own_slate,
+            occurred_ms=occurred[own_slate],
             ingested_ms=ingested[at],
-            context=context.astype(np.int64),
-            context_ends=np.cumsum(context_sizes),
-            context_cluster=impressions.context_cluster[elements],
-            context_x=impressions.context_x[elements],
-            gamma=self._gammas(impressions, at),
-            passed=NO_FLAGS if impressions.passed is None else impressions.passed[slate[at]],
+            **_contexts_of(impressions, own_slate, learned),
+            gamma=self._gammas(impressions, at, len(own_slate)),
+            passed=NO_FLAGS if impressions.passed is None else impressions.passed[own_slate],
         )
         return rows, self._dead(IMPRESSIONS_TOPIC, impressions, future)
 
-    def _gammas(self, impressions: Impressions, at: Int64) -> Int32:
-        if not self.rule.position_gammas or not len(at):
+    def _gammas(self, impressions: Impressions, at: Int64 | slice, count: int) -> Int32:
+        if not self.rule.position_gammas or not count:
             return np.empty(0, np.int32)
         if impressions.position is None:
             raise ValueError("position: expected the position of each row, got none")
@@ -261,18 +256,32 @@ class Joiner(JoinerState):
         return [Dead(topic, int(events.offset[i]), int(events.index[i]), f"{reason}, got {ms}") for i, ms in places]
 
 
-def _contexts_of(slate: Int64, learned: Bool | None) -> tuple[Int64, Int64]:
-    """Slates whose context is kept, ascending, and the number of each row's among them.
+def _contexts_of(impressions: Impressions, slate: Int64, learned: Bool | None) -> dict[str, Any]:
+    """Contexts that are kept, and the number of each row's among them, as `NewRows` has them.
 
     Contexts of slates without a new row are not kept: a flood of repeats must not fill the memory. Those of other
     surfaces are not either; their rows are given the number of the next one, so that numbers never decrease.
+
+    Args:
+        impressions: the slates of the batch.
+        slate: int64, the slate of each new row, never decreasing.
+        learned: bool of each slate; None where all are learned from.
     """
-    if learned is None:
-        kept, context = np.unique(slate, return_inverse=True)
-    else:
-        kept = np.unique(slate[learned[slate]])
-        context = np.searchsorted(kept, slate)
-    return kept, context
+    kept = np.zeros(len(impressions), np.bool_)
+    kept[slate] = True
+    if learned is not None:
+        kept &= learned
+    ends, cluster, x = impressions.context_ends, impressions.context_cluster, impressions.context_x
+    if kept.all():
+        return {"context": slate, "context_ends": ends, "context_cluster": cluster, "context_x": x}
+    sizes = np.diff(ends, prepend=0)[kept]
+    elements = ranges(ends[kept] - sizes, sizes)
+    return {
+        "context": (np.cumsum(kept) - kept)[slate],
+        "context_ends": np.cumsum(sizes),
+        "context_cluster": cluster[elements],
+        "context_x": x[elements],
+    }
 
 
 def _next(offsets: Int64, position: int) -> int:

@@ -17,7 +17,7 @@ from bandits.joiner_state import JoinerState
 from bandits.outcomes import CLICKS_TOPIC, IMPRESSIONS_TOPIC, Outcomes
 from bandits.reward_rule import Int64
 from bandits.sums import UNIT
-from bandits.texts import Texts
+from bandits.texts import Texts, distinct_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +113,9 @@ def _closings(state: JoinerState, rows: Int64, change: JoinerChange) -> _Facts:
 def _columns(state: JoinerState, groups: list[_Facts], change: JoinerChange, *, in_flight: bool) -> Outcomes:
     row = np.concatenate([group.row for group in groups])
     context = _either(state.rows, "context", row, change.row_context, change.row_start)
-    used, place = np.unique(context, return_inverse=True)
+    used, place = _distinct(context, change.context_start, len(change.context_ends))
     ends, cluster, x = state.gather_contexts(used, change)
-    item_ids, item = Texts.concatenated([group.item_ids for group in groups]).distinct()
+    item_ids, item = distinct_of([group.item_ids for group in groups])
     rule = state.rule
 
     def each(values: list[int], dtype: type[np.integer]) -> Int64:
@@ -131,7 +131,7 @@ def _columns(state: JoinerState, groups: list[_Facts], change: JoinerChange, *, 
         context_cluster=cluster,
         context_x=x,
         item=item,
-        context=place.astype(np.int32),
+        context=place,
         impressions=each([group.impression for group in groups], np.int64),
         reward=np.concatenate([group.reward for group in groups]),
         cause_topic=each([group.topic for group in groups], np.int32).astype(np.int32),
@@ -157,9 +157,28 @@ def _gammas(state: JoinerState, row: Int64, change: JoinerChange) -> Int64 | Non
     return column if (column != UNIT).any() else None
 
 
+def _distinct(context: Int64, start: int, added: int) -> tuple[Int64, Int32]:
+    """Distinct numbers of contexts, ascending, and the place of each among them; most are those from `start` on."""
+    is_new = context >= start
+    named = np.zeros(added, np.bool_)
+    if is_new.all():
+        named[context - start] = True
+        used: Int64 = start + np.flatnonzero(named)
+        return used, (np.cumsum(named, dtype=np.int32) - 1)[context - start]
+    new = context[is_new] - start
+    named[new] = True
+    old, old_place = np.unique(context[~is_new], return_inverse=True)
+    place = np.empty(len(context), np.int32)
+    place[~is_new] = old_place
+    place[is_new] = (np.cumsum(named, dtype=np.int32) + (len(old) - 1))[new]
+    return np.concatenate([old, start + np.flatnonzero(named)]), place
+
+
 def _either(arena: Arena, name: str, row: Int64, new: Int64 | Int32, start: int) -> Int64:
     """A column of rows, those below `start` from the arena and the others from what the batch adds."""
     old: Bool = row < start
+    if not old.any():
+        return new[row - start].astype(np.int64, copy=False)
     result = np.empty(len(row), np.int64)
     result[old] = arena.take(name, row[old])
     result[~old] = new[row[~old] - start]

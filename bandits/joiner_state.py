@@ -47,7 +47,7 @@ class JoinerState:
             passed=np.bool_,
         )
         self._contexts = Arena(start=np.int64, size=np.int64)
-        self._elements = Arena(cluster=np.int32, x=np.int64)
+        self._elements = Arena(cluster=np.int32, x=np.int32)
         self._waiting: dict[Key, list[int]] = {}
         self._clicks = Arena(
             occurred=np.int64,
@@ -210,12 +210,13 @@ class JoinerState:
         expired = _older(old, new, change.clock_ms - rule.click_retention_ms)
         gone = max(expired, len(old) + len(new) - rule.max_waiting_clicks, 0)
         first_click = self._clicks.first if len(self._clicks) else change.click_start
-        still_open = np.concatenate([self._clicks.view("open"), np.ones(len(new), np.bool_)])
-        still_open[change.resolved - first_click] = False
-        change.tally.clicks_unmatched += int(np.count_nonzero(still_open[:gone]))
-        # Decided clicks at the front need no place.
-        waiting = still_open[gone:]
-        gone += int(np.argmax(waiting)) if waiting.any() else len(waiting)
+        if len(old) or len(new):
+            still_open = np.concatenate([self._clicks.view("open"), np.ones(len(new), np.bool_)])
+            still_open[change.resolved - first_click] = False
+            change.tally.clicks_unmatched += int(np.count_nonzero(still_open[:gone]))
+            # Decided clicks at the front need no place.
+            waiting = still_open[gone:]
+            gone += int(np.argmax(waiting)) if waiting.any() else len(waiting)
         change.first_click = first_click + gone
 
         # A change is needed to restore while anything that it adds or marks is alive.
@@ -282,13 +283,19 @@ class JoinerState:
     def gather_contexts(self, used: Int64, change: JoinerChange) -> tuple[Int64, Int32, Int64]:
         """Ends, clusters and x of contexts by number, alive or added by a change."""
         old, new = used[used < change.context_start], used[used >= change.context_start] - change.context_start
-        old_starts, old_sizes = self._contexts.take("start", old), self._contexts.take("size", old)
-        new_sizes = np.diff(change.context_ends, prepend=0)[new]
-        old_at = ranges(old_starts, old_sizes)
-        new_at = ranges(change.context_ends[new] - new_sizes, new_sizes)
-        cluster = np.concatenate([self._elements.take("cluster", old_at), change.context_cluster[new_at]])
-        x = np.concatenate([self._elements.take("x", old_at), change.context_x[new_at]])
-        return np.cumsum(np.concatenate([old_sizes, new_sizes])), cluster.astype(np.int32), x
+        if len(new) == len(change.context_ends):
+            ends, cluster, x = change.context_ends, change.context_cluster, change.context_x
+        else:
+            sizes = np.diff(change.context_ends, prepend=0)[new]
+            at = ranges(change.context_ends[new] - sizes, sizes)
+            ends, cluster, x = np.cumsum(sizes), change.context_cluster[at], change.context_x[at]
+        if len(old):
+            sizes = self._contexts.take("size", old)
+            at = ranges(self._contexts.take("start", old), sizes)
+            cluster = np.concatenate([self._elements.take("cluster", at), cluster])
+            x = np.concatenate([self._elements.take("x", at), x])
+            ends = np.concatenate([np.cumsum(sizes), ends + len(at)])
+        return ends, cluster.astype(np.int32, copy=False), x
 
 
 def _or_zeros(column: Int64, size: int) -> Int64:

@@ -49,7 +49,7 @@ from bandits.numba_runs import (
     split,
     take_out,
 )
-from bandits.numba_texts import copy_text, text_hash
+from bandits.numba_texts import copy_text
 
 
 def _entries(sources: int) -> tuple[Any, ...]:
@@ -77,13 +77,14 @@ def _entries(sources: int) -> tuple[Any, ...]:
         """
         known, batch, n = known_rows(alive), batch_rows(pairs, table), len(on_time)
         hash_rows(batch.rows, seed, n if sources >= 0 else 0, batch.request_hash, batch.item_hash)
-        run, slot, seen, alone = 0, -1, False, True
+        run, slot, seen, alone, rank = 0, -1, False, True, 0
         for row in range(n):
             if not goes_on(batch.rows, row):
                 ask_for_slot(known.slots, known.last, batch.request_hash, row, n)
                 run, slot = row, -1
                 seen = load(known.counts, APART) > 0 or may_have(known, load(batch.request_hash, row))
             store(batch.run, row, np.int32(run))
+            store(batch.rank, row, np.int32(rank))
             store(batch.before, row, np.int64(-1))
             store(batch.fresh, row, np.uint8(0))
             if not on_time[row]:
@@ -108,12 +109,13 @@ def _entries(sources: int) -> tuple[Any, ...]:
                     continue
             store(batch.before, row, other)
             store(batch.fresh, row, np.uint8(1))
+            rank += 1
             if not alone:
                 enter_row(batch, row)
 
     @njit(cache=True, nogil=True)
     def find_rows(  # type: ignore[no-untyped-def]
-        pairs, ingested, alive, alive_ms, seed, shown, shown_ms, table, rank, end, retention_ms, wait_ms, found
+        pairs, ingested, alive, alive_ms, seed, shown, shown_ms, table, end, retention_ms, wait_ms, found
     ):
         """Number of the first row that each click can see, -1 where there is none.
 
@@ -126,18 +128,17 @@ def _entries(sources: int) -> tuple[Any, ...]:
             shown: `PairColumns` of the batch's rows.
             shown_ms: int64, ingestion time of these.
             table: their `BatchTable`.
-            rank: int64, how many fresh rows lie before each of them.
             end: number of the first fresh row.
             retention_ms: a click that comes later does not see the row.
             wait_ms: a click that came so much earlier does not either.
             found: int64 of each click, filled.
         """
-        clicks, known, batch = row_places(pairs), known_rows(alive), batch_rows(shown, table)
-        for click in range(len(ingested) if sources >= 0 else 0):
-            request_hash = text_hash(
-                clicks.request, load(clicks.request_at, click), load(clicks.request_size, click), seed
-            )
-            item_hash = text_hash(clicks.item, load(clicks.item_at, click), load(clicks.item_size, click), seed)
+        clicks, known, batch, n = row_places(pairs), known_rows(alive), batch_rows(shown, table), len(ingested)
+        requests, items = np.empty(n, np.uint64), np.empty(n, np.uint64)
+        hash_rows(clicks, seed, n if sources >= 0 else 0, pointer(requests), pointer(items))
+        for click in range(n):
+            ask_for_slot(known.slots, known.last, pointer(requests), click, n)
+            request_hash, item_hash = requests[click], items[click]
             found[click] = -1
             number = newest(known, clicks, click, request_hash, item_hash)
             if number >= 0 and -wait_ms <= ingested[click] - alive_ms[number - alive.first] <= retention_ms:
@@ -149,7 +150,7 @@ def _entries(sources: int) -> tuple[Any, ...]:
             row = newest_in_batch(batch, slot, len(shown_ms), clicks, click, request_hash, item_hash)
             while row >= 0:
                 if -wait_ms <= ingested[click] - shown_ms[row] <= retention_ms:
-                    found[click] = end + rank[row]
+                    found[click] = end + load(batch.rank, row)
                 row = table.before[row]
 
     @njit(cache=True, nogil=True)

@@ -63,6 +63,7 @@ class Batch(NamedTuple):
     request_hash: Any
     item_hash: Any
     run: Any
+    rank: Any
     before: Any
     fresh: Any
 
@@ -115,6 +116,7 @@ def batch_rows(pairs, table):  # type: ignore[no-untyped-def]
         pointer(table.request_hash),
         pointer(table.item_hash),
         pointer(table.run),
+        pointer(table.rank),
         pointer(table.before),
         pointer(table.fresh.view(np.uint8)),
     )
@@ -210,7 +212,7 @@ def newest_apart(known, pairs, row, request_hash, item_hash):  # type: ignore[no
 @njit
 def newest(known, pairs, row, request_hash, item_hash):  # type: ignore[no-untyped-def]
     """Number of the newest alive row of a pair, -1 where there is none."""
-    newest, slot = np.int64(-1), np.int64(request_hash & np.uint64(known.last))
+    newest, slot = -1, np.int64(request_hash & np.uint64(known.last))
     while load(known.slots, 2 * slot + 1) > 0:
         mark = np.int64(load(known.slots, 2 * slot + 1))
         if mark & 3 == RUN and load(known.slots, 2 * slot) == request_hash:

@@ -4,7 +4,7 @@ Promises: nothing outside of the given pieces is read; texts are told apart by t
 look. Nothing is checked here: places and sizes lie within the buffer.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -13,12 +13,13 @@ from numba import njit, types
 from bandits import hashing, numba_memory
 from bandits.hashing import LANES
 from bandits.numba_cache import fingerprint
-from bandits.numba_memory import intrinsic, load, pointer, store
+from bandits.numba_memory import intrinsic, load, pointer, prefetch, store
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1, _MULTIPLIER_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _LANE = LANES[0]
 _WORD = 8  # bytes
+_AHEAD = 16  # texts that are looked for at once
 
 
 @intrinsic
@@ -102,6 +103,31 @@ def copy_text(data, at, size, out, to):  # type: ignore[no-untyped-def]
     store_word(out, to + size - _WORD, load_word(data, at + size - _WORD))
 
 
+class _Buffer(NamedTuple):
+    """Texts as pointers: bytes, place and size of each."""
+
+    data: Any
+    at: Any
+    size: Any
+
+
+@njit
+def _ask_for_texts(texts, known, table, last, seed, slots, start, end):  # type: ignore[no-untyped-def]
+    """Slots of texts start:end, while what lies behind them is asked for, from one stage to the next."""
+    for text in range(start, end):
+        slot = np.int64(text_hash(texts.data, load(texts.at, text), load(texts.size, text), seed) & last)
+        store(slots, text - start, slot)
+        prefetch(table, slot)
+    for place in range(end - start):
+        number = np.int64(load(table, load(slots, place))) - 1
+        prefetch(known.at, number)
+        prefetch(known.size, number)
+    for place in range(end - start):
+        number = np.int64(load(table, load(slots, place))) - 1
+        if number >= 0:
+            prefetch(known.data, load(known.at, number))
+
+
 def _entries(sources: int) -> tuple[Any, Any, Any, Any]:
     """What is called from outside, cached on disk for these sources."""
 
@@ -115,21 +141,28 @@ def _entries(sources: int) -> tuple[Any, Any, Any, Any]:
             to += size[text]
 
     @njit(cache=True, nogil=True)
-    def number_texts(data, at, size, seed, table, number, first):  # type: ignore[no-untyped-def]
+    def number_texts(data, at, size, more, more_at, more_size, seed, table, number, first):  # type: ignore[no-untyped-def]
         """Number distinct texts in the order in which they come; how many there are.
 
         Args:
             data: uint8, the buffer of the texts.
             at: int64 of shape (n,), where each begins.
             size: int64 of shape (n,), bytes of each.
+            more: uint8, the buffer of the texts that follow.
+            more_at: int64 of shape (m,), where each of these begins.
+            more_size: int64 of shape (m,), bytes of each.
             seed: uint64, of the hashes.
             table: int32 zeros, a power of two of them and at least twice as many as texts.
-            number: int32 of shape (n,), filled with the number of each.
-            first: int64 of shape (n,), filled with where each distinct one comes first.
+            number: int32 of shape (n + m,), filled with the number of each.
+            first: int64 of shape (n + m,), filled with where each distinct one comes first.
         """
-        source, count, last = pointer(data), np.int64(0), np.uint64(len(table) - 1)
-        for text in range(len(at)):
-            slot = np.int64(text_hash(source, at[text], size[text], seed) & last)
+        count, last, n = np.int64(0), np.uint64(len(table) - 1), len(at)
+        one = _Buffer(pointer(data), pointer(at), pointer(size))
+        other = _Buffer(pointer(more), pointer(more_at), pointer(more_size))
+        for text in range(n + len(more_at)):
+            own, place = (one, text) if text < n else (other, text - n)
+            wanted, length = load(own.at, place), load(own.size, place)
+            slot = np.int64(text_hash(own.data, wanted, length, seed) & last)
             while sources >= 0:
                 found = np.int64(table[slot]) - 1
                 if found < 0:
@@ -138,8 +171,11 @@ def _entries(sources: int) -> tuple[Any, Any, Any, Any]:
                     table[slot] = count
                     number[text] = count - 1
                     break
-                other = first[found]
-                if size[other] == size[text] and same_text(source, at[other], source, at[text], size[text]):
+                known = first[found]
+                its, there = (one, known) if known < n else (other, known - n)
+                if load(its.size, there) == length and same_text(
+                    its.data, load(its.at, there), own.data, wanted, length
+                ):
                     number[text] = found
                     break
                 slot = (slot + 1) & np.int64(last)
@@ -147,7 +183,7 @@ def _entries(sources: int) -> tuple[Any, Any, Any, Any]:
 
     @njit(cache=True, nogil=True)
     def find_texts(data, at, size, seed, known, known_at, known_size, table, number):  # type: ignore[no-untyped-def]
-        """Number of each text among known ones, where it is one; the others are left as they are.
+        """Number of each text among known ones, -1 where it is none of them.
 
         Args:
             data: uint8, the buffer of the texts.
@@ -160,17 +196,30 @@ def _entries(sources: int) -> tuple[Any, Any, Any, Any]:
             table: as `number_texts` left it.
             number: int32 of shape (n,), filled.
         """
-        source, target, last = pointer(data), pointer(known), np.uint64(len(table) - 1)
-        for text in range(len(at)):
-            slot = np.int64(text_hash(source, at[text], size[text], seed) & last)
-            while sources >= 0 and table[slot] > 0:
-                found = np.int64(table[slot]) - 1
-                if known_size[found] == size[text] and same_text(
-                    target, known_at[found], source, at[text], size[text]
-                ):
-                    number[text] = found
-                    break
-                slot = (slot + 1) & np.int64(last)
+        slots = np.empty(_AHEAD, np.int64)
+        for start in range(0, len(at), _AHEAD):
+            end = min(start + _AHEAD, len(at) if sources >= 0 else 0)
+            _ask_for_texts(
+                _Buffer(pointer(data), pointer(at), pointer(size)),
+                _Buffer(pointer(known), pointer(known_at), pointer(known_size)),
+                pointer(table),
+                np.uint64(len(table) - 1),
+                seed,
+                pointer(slots),
+                start,
+                end,
+            )
+            for text in range(start, end):
+                slot = slots[text - start]
+                number[text] = -1
+                while table[slot] > 0:
+                    found = np.int64(table[slot]) - 1
+                    if known_size[found] == size[text] and same_text(
+                        pointer(known), known_at[found], pointer(data), at[text], size[text]
+                    ):
+                        number[text] = found
+                        break
+                    slot = (slot + 1) & np.int64(len(table) - 1)
 
     @njit(cache=True, nogil=True)
     def first_hashes(data, at, size, out):  # type: ignore[no-untyped-def]

@@ -73,6 +73,7 @@ class BatchTable(NamedTuple):
         request_hash: uint64 of each row.
         item_hash: uint64 of each row.
         run: int32 of each row, place of the first row of its run.
+        rank: int32, how many fresh rows lie before each row.
         before: int64 of each fresh row, place of the fresh row of the same pair before it, -1 where there is none.
         fresh: bool of each row.
     """
@@ -81,6 +82,7 @@ class BatchTable(NamedTuple):
     request_hash: UInt64
     item_hash: UInt64
     run: Int32
+    rank: Int32
     before: Int64
     fresh: Bool
 
@@ -133,6 +135,7 @@ class RowIndex:
             np.empty(count, np.uint64),
             np.empty(count, np.uint64),
             np.empty(count, np.int32),
+            np.empty(count, np.int32),
             np.empty(count, np.int64),
             np.empty(count, np.bool_),
         )
@@ -167,7 +170,6 @@ class RowIndex:
         """
         found = np.empty(len(pairs), np.int64)
         if len(pairs):
-            rank = np.cumsum(batch.table.fresh) - 1
             self._compiled.find_rows(
                 pairs.columns,
                 ingested,
@@ -177,7 +179,6 @@ class RowIndex:
                 batch.pairs.columns,
                 batch.ingested,
                 batch.table,
-                rank,
                 end,
                 retention_ms,
                 wait_ms,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bandits.texts import Int32, Int64, Texts, process_seed, smallest_table
+from bandits.texts import NO_TEXTS, Int32, Int64, Texts, process_seed, smallest_table
 
 
 class TextIndex:
@@ -25,7 +25,9 @@ class TextIndex:
         self._table = smallest_table(len(texts))
         number, first = np.empty(len(texts), np.int32), np.empty(len(texts), np.int64)
         if len(texts):
-            numba_texts.number_texts(texts.data, texts.at, texts.size, self._seed, self._table, number, first)
+            none = NO_TEXTS
+            places = (texts.data, texts.at, texts.size, none.data, none.at, none.size)
+            numba_texts.number_texts(*places, self._seed, self._table, number, first)
 
     def find(self, texts: Texts) -> Int32:
         """Number of each text, int32; -1 where it is not there."""

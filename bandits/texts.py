@@ -73,16 +73,7 @@ class Texts(Sequence[str]):
 
     def distinct(self) -> tuple["Texts", Int32]:
         """Distinct texts in the order in which they come first, and the number of each text among them, int32."""
-        number = np.empty(len(self), np.int32)
-        first = np.empty(len(self), np.int64)
-        count = 0
-        if len(self):
-            from bandits.numba_texts import number_texts
-
-            count = number_texts(
-                self.data, self.at, self.size, process_seed(), smallest_table(len(self)), number, first
-            )
-        return self.take(first[:count]), number
+        return distinct_of([self])
 
     def __len__(self) -> int:
         return len(self.at)
@@ -110,6 +101,27 @@ class Texts(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"Texts.of({list(self)!r})"
+
+
+def distinct_of(parts: Sequence[Texts]) -> tuple[Texts, Int32]:
+    """Distinct texts of all parts, one after the other, in the order in which they come first.
+
+    Returns:
+        The distinct texts, and the number of each text among them, int32.
+    """
+    filled = [part for part in parts if len(part)]
+    if not filled:
+        return NO_TEXTS, np.empty(0, np.int32)
+    from bandits.numba_texts import number_texts
+
+    head, tail = filled[0], Texts.concatenated(filled[1:]) if len(filled) > 1 else NO_TEXTS
+    total = len(head) + len(tail)
+    number, first = np.empty(total, np.int32), np.empty(total, np.int64)
+    places = (head.data, head.at, head.size, tail.data, tail.at, tail.size)
+    count = number_texts(*places, process_seed(), smallest_table(total), number, first)
+    ahead = int(np.searchsorted(first[:count], len(head)))
+    distinct = Texts.concatenated([head.take(first[:ahead]), tail.take(first[ahead:count] - len(head))])
+    return distinct, number
 
 
 class Pairs(Sequence[tuple[str, str]]):
