@@ -29,6 +29,8 @@ from server.served_changes import served
 from streams.change import Change
 
 if TYPE_CHECKING:
+    from bandits.cluster_rows import ClusterRows
+    from bandits.shortlist import ShortlistedSlates
     from bandits.slates_numba import CompiledSlates
     from server.lane.lane_graph import LaneGraph
 
@@ -77,6 +79,8 @@ class Parameters:
     """
 
     _compiled: "CompiledSlates | None" = None
+    _cluster_rows: "ClusterRows | None" = None
+    _shortlisted: "ShortlistedSlates | None" = None
     _in_flight: Int64 | None = None
     _lane_graph: "LaneGraph | None" = None
 
@@ -87,6 +91,7 @@ class Parameters:
         self._progress = _Progress(position, sums.item.sum(axis=0))
         self._lock = threading.Lock()
         self._room = room
+        self._cluster_rows = self._new_cluster_rows()
         # Made now, not by the first reader.
         _ = graph.lookup([]), graph.item_hashes
 
@@ -163,7 +168,7 @@ class Parameters:
         if policy is None:
             return None
         with self._lock:
-            chosen, (score, mean, width, propensity), explored, count = self.compiled_slates().fill_around(
+            chosen, (score, mean, width, propensity), explored, count = self._slates_around().fill_around(
                 context, policy, slate_size=slate_size, seed=seed, draws=rules.draws_for
             )
             position = self.position
@@ -210,6 +215,31 @@ class Parameters:
 
             self._compiled = CompiledSlates.following(self.graph, self._sums)
 
+    def _new_cluster_rows(self) -> "ClusterRows | None":
+        if not self.compiles:
+            return None
+        from bandits.cluster_rows import ClusterRows
+
+        return ClusterRows(self.graph)
+
+    def _slates_around(self) -> "CompiledSlates | ShortlistedSlates":
+        """What fills slates around users; hold the lock as for `compiled_slates`.
+
+        Rows by cluster are copied piece by piece by those who would read them, so that nobody waits for all of them
+        and no server has them that is only asked for scores.
+        """
+        slates, rows = self.compiled_slates(), self._cluster_rows
+        if rows is None:
+            return slates
+        if not rows.ready:
+            rows.copy_more(self._sums.edge)
+        held = self._shortlisted
+        if held is None or held.slates is not slates:
+            from bandits.shortlist import ShortlistedSlates
+
+            held = self._shortlisted = ShortlistedSlates(slates, rows)
+        return held
+
     def lane_graph(self) -> "LaneGraph":
         """What compiled reading of requests must know of the graph."""
         held = self._lane_graph
@@ -248,6 +278,8 @@ class Parameters:
                 self._sums.item[change.items] = change.item_rows
             else:
                 rows = np.ascontiguousarray(change.edge_rows), np.ascontiguousarray(change.item_rows)
+                if self._cluster_rows is not None:
+                    self._cluster_rows.follow(self.graph.item_ptr, self._sums.edge, items, rows[0])
                 self._progress.totals += copied(
                     self.graph.item_ptr,
                     self._sums.edge,
@@ -278,6 +310,7 @@ class Parameters:
             if not fits:
                 # Who reads these rows must not be told of what is written to copies of them.
                 new._progress = _Progress(self._progress.position, self._progress.totals.copy())
+                new._cluster_rows = new._new_cluster_rows()
             new._room, new._sums = self._room.extended(self._sums, change.edge_rows, change.item_rows)
             if self._compiled is not None:
                 shared = fits and self._compiled.fits(change.graph)

@@ -10,6 +10,7 @@ from bandits.backend import Backend
 from bandits.context import Context
 from bandits.graph import build_graph
 from bandits.policies import PolicySettings
+from bandits.shortlist import compile_shortlist
 from freshet.v1 import events_pb2, recommender_pb2
 from server.lane.score_lane import ScoreLane
 from server.metrics import Metrics
@@ -26,6 +27,7 @@ def compile_calls(backend: Backend) -> None:
     graph = build_graph(version="warm-up", centroids=[[1.0]], item_ids=["item"], edge_item=[0], edge_cluster=[0])
     snapshot = Snapshot(backend)
     first = np.zeros(1, np.int32)
+    compile_shortlist()
     for full in (True, False):
         snapshot.apply(Change(graph, first, np.zeros((1, 3), np.int64), np.zeros((1, 2), np.int64), 0, full))
     slate = SlateRules(PolicySettings(), top_m=1, explore_share=0.0, propensity_draws=1)
