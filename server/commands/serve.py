@@ -85,6 +85,7 @@ def serve(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from bandits.cupy_device import NoDevice
     from server.app import StartError
+    from server.logs import log_all
     from server.settings import SettingsError, load_settings
 
     overrides = {name: value for name, value in flat.items() if value is not None}
@@ -102,6 +103,7 @@ def serve(
         settings = load_settings(config, **overrides)
     except SettingsError as error:
         fail(str(error), code=BAD_INPUT)
+    log_all(settings.log.level, settings.log.format)
     stop = _stop_on_signals()
     if stop_on_eof:
         threading.Thread(target=_wait_for_eof, args=(stop.set,), name="freshet-eof", daemon=True).start()

@@ -1,7 +1,6 @@
 """`freshet worker`: join and learn, on Kafka, until told to stop."""
 
-import logging
-import sys
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +65,12 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
     stopped as told, 2 a setting is wrong, 3 could not start, 70 could not go on: start it again, it continues from
     what is on disk.
     """
+    import structlog
     from aiokafka.errors import KafkaError
 
     from bandits.artifact import DamagedGraph
     from bandits.cupy_device import NoDevice
+    from server.logs import log_all
     from server.settings import SettingsError, load_settings
     from streams.corpus.errors import CorpusError
     from streams.corpus.item_place import ItemPlace
@@ -87,8 +88,11 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
             ItemPlace.load(settings.item_tower)  # a damaged one is told now, not by the first item
     except (SettingsError, CorpusError) as error:
         fail(str(error), code=BAD_INPUT)
-    _log_to_stderr(settings.log.level)
+    log_all(settings.log.level, settings.log.format)
+    log = structlog.get_logger("freshet.kafka")
     heartbeat_ms = max(given["session_timeout_ms"] // 5, 100)
+    # A first start of a release on a machine compiles, which takes a while in which nothing else is said.
+    log.info("starting", version=installed_version("freshet"), **given)
     try:
         run_worker(
             WorkerSettings(
@@ -102,22 +106,4 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
         )
     except (WorkerError, DamagedGraph, NoDevice, StoreError, KafkaError, OSError) as error:
         fail(str(error), code=NOT_RUNNING)
-
-
-def _log_to_stderr(level: str) -> None:
-    """Lines of JSON on standard error, for the worker's own log and for the libraries' warnings."""
-    import structlog
-
-    number = logging.getLevelNamesMapping()[level.upper()]
-    frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.ExceptionRenderer(frames),
-            structlog.processors.JSONRenderer(default=str),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
+    log.info("stopped")

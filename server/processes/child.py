@@ -130,11 +130,12 @@ def main(role: str, number: int, channel_fd: int, board_fd: int, link_fd: int) -
 
 
 def _read(channel: Channel, board: Board, number: int, link_fd: int, told: Message) -> int:
-    from server.logs import make_logger
+    from server.logs import log_all, make_logger
     from server.processes.reader import ServingProcess
     from server.settings import Settings
 
     settings = Settings(**told["settings"])
+    log_all(settings.log.level, settings.log.format)
     log = make_logger(settings.log.level, settings.log.format, process=f"reader-{number}")
     link = None if told["link"] is None else bytes.fromhex(told["link"])
     orders = Orders(channel)
@@ -159,12 +160,13 @@ def _read(channel: Channel, board: Board, number: int, link_fd: int, told: Messa
 
 
 def _write(channel: Channel, board: Board, number: int, link_fd: int, told: Message) -> int:
-    from server.logs import make_logger
+    from server.logs import log_all, make_logger
     from server.processes.segment import Segment
     from server.processes.writer import WritingProcess
     from server.settings import Settings
 
     settings = Settings(**told["settings"])
+    log_all(settings.log.level, settings.log.format)
     log = make_logger(settings.log.level, settings.log.format, process="writer")
     orders = Orders(channel)
 
