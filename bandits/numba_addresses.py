@@ -36,6 +36,27 @@ float64_at = _reader(types.float64)
 float32_at = _reader(types.float32)
 
 
+def caller(kinds: tuple[Any, ...]) -> Any:
+    """What calls the code at an address with a tuple of arguments of these kinds; it returns nothing."""
+
+    def call(typingctx, address, arguments):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, given):  # type: ignore[no-untyped-def]
+            types_ = [context.get_value_type(kind) for kind in kinds]
+            function = ir.FunctionType(ir.VoidType(), types_).as_pointer()
+            values = [builder.extract_value(given[1], at) for at in range(len(types_))]
+            builder.call(builder.inttoptr(given[0], function), values)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.Tuple(kinds)), codegen  # type: ignore[no-untyped-call]
+
+    return intrinsic(call)
+
+
+def pointers_to(kind: Any) -> Any:
+    """The type of a pointer to elements of a kind."""
+    return types.CPointer(kind)  # type: ignore[no-untyped-call]
+
+
 @intrinsic
 def address_of(typingctx, array):  # type: ignore[no-untyped-def]
     """Address of the first element of a contiguous array."""

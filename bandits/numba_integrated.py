@@ -6,14 +6,12 @@ function. So requests call it by an address (`integrated_at`), and it is compile
 Invariants: 0 < propensity <= 1; nothing is checked here.
 """
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
 
 from bandits.drawn_ranks import SMALLEST_PROPENSITY
-from bandits.numba_memory import intrinsic, pointer
+from bandits.numba_addresses import caller, pointers_to
+from bandits.numba_memory import pointer
 from bandits.numba_ranks import drawn_ranks
 from bandits.numba_slates import position_probability
 from bandits.policies import STEADY
@@ -59,18 +57,14 @@ def integrated(mean, width, factor, normal, chosen, top_m, share, head, band, pr
         propensity[slot] = min(max(total, SMALLEST_PROPENSITY), 1.0)
 
 
-def _pointer(kind: Any) -> Any:
-    return types.CPointer(kind)  # type: ignore[no-untyped-call]
-
-
 # What an address is called with: arrays as pointers and lengths, tables with both of theirs.
 ARGUMENTS = (
-    *(_pointer(types.float64), _pointer(types.float64), types.int64),  # mean, width, candidates
+    *(pointers_to(types.float64), pointers_to(types.float64), types.int64),  # mean, width, candidates
     *(types.float64, types.int64),  # factor, normal
-    *(_pointer(types.int64), types.int64, types.int64, types.float64),  # chosen, slots, top_m, share
-    *(_pointer(types.float64), types.int64, types.int64),  # head
-    *(_pointer(types.float64), types.int64, types.int64),  # band
-    _pointer(types.float64),  # propensity
+    *(pointers_to(types.int64), types.int64, types.int64, types.float64),  # chosen, slots, top_m, share
+    *(pointers_to(types.float64), types.int64, types.int64),  # head
+    *(pointers_to(types.float64), types.int64, types.int64),  # band
+    pointers_to(types.float64),  # propensity
 )
 
 
@@ -88,15 +82,4 @@ def integrated_at(late, mean, width, factor, normal, chosen, top_m, share, head,
     )
 
 
-@intrinsic
-def _call(typingctx, address, arguments):  # type: ignore[no-untyped-def]
-    """Call what lies at an address with a tuple of `ARGUMENTS`."""
-
-    def codegen(context, builder, signature, given):  # type: ignore[no-untyped-def]
-        kinds = [context.get_value_type(kind) for kind in ARGUMENTS]
-        function = ir.FunctionType(ir.VoidType(), kinds).as_pointer()
-        values = [builder.extract_value(given[1], at) for at in range(len(kinds))]
-        builder.call(builder.inttoptr(given[0], function), values)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.Tuple(ARGUMENTS)), codegen  # type: ignore[no-untyped-call]
+_call = caller(ARGUMENTS)

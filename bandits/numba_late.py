@@ -1,4 +1,8 @@
-"""Where the compiled `integrated` lies in memory, cached on disk for its sources."""
+"""Code that others call by its address: what fills a slate, and what integrates propensities.
+
+Numba compiles what a function calls into the function; these two take longer to compile than all that calls them.
+So each is compiled once and cached on disk for its sources.
+"""
 
 from functools import cache
 from typing import Any
@@ -7,32 +11,54 @@ from numba import carray, cfunc, types  # type: ignore[attr-defined]
 
 from bandits import (
     drawn_ranks,
+    draws,
+    numba_addresses,
+    numba_draws,
     numba_integrated,
+    numba_kernels,
     numba_lanes,
     numba_memory,
+    numba_propensity,
     numba_ranks,
+    numba_requests,
+    numba_scores,
+    numba_serving_rows,
     numba_slates,
     policies,
     slate_propensity,
 )
 from bandits.numba_cache import fingerprint
-from bandits.numba_integrated import ARGUMENTS, integrated
+from bandits.numba_integrated import integrated
+from bandits.numba_requests import score_and_pick
+from bandits.numba_scores import POLICY, VIEW
 
-_SOURCES = (
-    *(numba_integrated, numba_lanes, numba_memory, numba_ranks, numba_slates),
+_INTEGRATING = (
+    *(numba_addresses, numba_integrated, numba_lanes, numba_memory, numba_ranks, numba_slates),
     *(drawn_ranks, policies, slate_propensity),
 )
+_FILLING = (
+    *(numba_addresses, numba_draws, numba_integrated, numba_kernels, numba_memory, numba_propensity),
+    *(numba_requests, numba_scores, numba_serving_rows, numba_slates),
+    *(drawn_ranks, draws, policies, slate_propensity),
+)
+_VIEW, _POLICY = len(VIEW), len(POLICY)
 
 
 @cache
 def integrated_address() -> int:
     """Address for `bandits.numba_integrated.integrated_at`, of code that lives as long as the process."""
-    return int(_entry(fingerprint(*_SOURCES)).address)
+    return int(_integrating(fingerprint(*_INTEGRATING)).address)
 
 
 @cache
-def _entry(sources: int) -> Any:
-    @cfunc(types.void(*ARGUMENTS), cache=True)
+def filling_address() -> int:
+    """Address for `bandits.numba_requests.fill_slate`, likewise."""
+    return int(_filling(fingerprint(*_FILLING)).address)
+
+
+@cache
+def _integrating(sources: int) -> Any:
+    @cfunc(types.void(*numba_integrated.ARGUMENTS), cache=True)
     def entry(  # type: ignore[no-untyped-def]
         mean,
         width,
@@ -56,6 +82,46 @@ def _entry(sources: int) -> Any:
         integrated(
             carray(mean, n), carray(width, n), factor, normal != 0, carray(chosen, size), top_m, share,
             carray(head, (slots, ranks)), carray(band, (starts, places)), carray(propensity, size),
+        )  # fmt: skip
+
+    return entry
+
+
+@cache
+def _filling(sources: int) -> Any:
+    @cfunc(types.void(*numba_requests.ARGUMENTS), cache=True)
+    def entry(  # type: ignore[no-untyped-def]
+        view,
+        items,
+        n,
+        clusters,
+        weights,
+        k,
+        policy,
+        quantiles,
+        n_quantiles,
+        seed,
+        top_m,
+        share,
+        redraws,
+        head,
+        slots,
+        ranks,
+        band,
+        starts,
+        places,
+        chosen,
+        numbers,
+        explored,
+        size,
+    ):
+        if sources < 0:
+            return
+        score_and_pick(
+            carray(view, _VIEW), carray(items, n), carray(clusters, k), carray(weights, k), carray(policy, _POLICY),
+            carray(quantiles, n_quantiles), seed, top_m, share, redraws,
+            carray(head, (slots, ranks)), carray(band, (starts, places)),
+            carray(chosen, size), carray(numbers, (4, size)), carray(explored, size),
         )  # fmt: skip
 
     return entry

@@ -5,12 +5,22 @@ Nothing is checked here: numbers are within the graph, weights and settings with
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
+from bandits.numba_addresses import caller, pointers_to
 from bandits.numba_memory import load, pointer
 from bandits.numba_propensity import over_draws
 from bandits.numba_retrieval import retrieve
-from bandits.numba_scores import EXPLOIT, LATE, POLICY, RANDOMIZED, ROW_LINES, THOMPSON_MODE, score_candidates
+from bandits.numba_scores import (
+    EXPLOIT,
+    FILLING_AT,
+    LATE,
+    POLICY,
+    RANDOMIZED,
+    ROW_LINES,
+    THOMPSON_MODE,
+    score_candidates,
+)
 from bandits.numba_serving_rows import score_rows
 from bandits.numba_slates import mark_beyond_means, pick_slate
 
@@ -26,11 +36,58 @@ def fill_slate(  # type: ignore[no-untyped-def]
 
     `view` and `policy` are rows as `bandits.numba_scores` says, `items` int32, `clusters` int32, `weights` float64,
     `quantiles` is `bandits.draws.COARSE_QUANTILES`, `seed` uint64; `redraws` are behind an estimated propensity,
-    `head` and `band` are of the rank table and not read where `share` is 0.
+    `head` and `band` are of the rank table and not read where `share` is 0. All arrays are contiguous.
 
     Returns chosen candidates, int64 of shape (size,), numbers, float64 of shape (4, size), and explored, bool of
     shape (size,).
     """
+    chosen, numbers, explored = np.empty(size, np.int64), np.empty((4, size)), np.empty(size, np.bool_)
+    fill_slate_into(
+        view, items, clusters, weights, policy, quantiles, seed, top_m, share, redraws, head, band,
+        chosen, numbers, explored,
+    )  # fmt: skip
+    return chosen, numbers, explored
+
+
+@njit
+def fill_slate_into(  # type: ignore[no-untyped-def]
+    view, items, clusters, weights, policy, quantiles, seed, top_m, share, redraws, head, band,
+    chosen, numbers, explored,
+):  # fmt: skip
+    """As `fill_slate`, into arrays of those shapes; by code that lies where `view` says, compiled once for all."""
+    _call(
+        load(pointer(view), FILLING_AT),
+        (
+            *(pointer(view), pointer(items), np.int64(len(items))),
+            *(pointer(clusters), pointer(weights), np.int64(len(clusters))),
+            *(pointer(policy), pointer(quantiles), np.int64(len(quantiles)), np.uint64(seed)),
+            *(np.int64(top_m), np.float64(share), np.int64(redraws)),
+            *(pointer(head), np.int64(head.shape[0]), np.int64(head.shape[1])),
+            *(pointer(band), np.int64(band.shape[0]), np.int64(band.shape[1])),
+            *(pointer(chosen), pointer(numbers), pointer(explored), np.int64(len(chosen))),
+        ),
+    )
+
+
+# What the code that fills a slate is called with: arrays as pointers and lengths, tables with both of theirs.
+ARGUMENTS = (
+    *(pointers_to(types.int64), pointers_to(types.int32), types.int64),  # view, items, candidates
+    *(pointers_to(types.int32), pointers_to(types.float64), types.int64),  # clusters, weights, how many
+    *(pointers_to(types.float64), pointers_to(types.float64), types.int64, types.uint64),  # policy, quantiles, seed
+    *(types.int64, types.float64, types.int64),  # top_m, share, redraws
+    *(pointers_to(types.float64), types.int64, types.int64),  # head
+    *(pointers_to(types.float64), types.int64, types.int64),  # band
+    *(pointers_to(types.int64), pointers_to(types.float64), pointers_to(types.bool_), types.int64),  # the slate
+)
+_call = caller(ARGUMENTS)
+
+
+@njit
+def score_and_pick(  # type: ignore[no-untyped-def]
+    view, items, clusters, weights, policy, quantiles, seed, top_m, share, redraws, head, band,
+    chosen, numbers, explored,
+):  # fmt: skip
+    """What `fill_slate_into` calls."""
     n = len(items)
     score, mean, width, keys = np.empty(n), np.empty(n), np.empty(n), np.empty(n, np.uint64)
     if load(pointer(view), ROW_LINES) != 0:
@@ -43,9 +100,9 @@ def fill_slate(  # type: ignore[no-untyped-def]
             pointer(view), pointer(items), n, pointer(clusters), len(clusters), pointer(weights), pointer(policy),
             pointer(quantiles), seed, pointer(score), pointer(mean), pointer(width), pointer(keys),
         )  # fmt: skip
-    return pick_filled(
-        load(pointer(view), LATE), score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws,
-        head, band,
+    pick_into(
+        load(pointer(view), LATE), score, mean, width, keys, policy, quantiles, seed, top_m, share, redraws, head,
+        band, chosen, numbers, explored,
     )  # fmt: skip
 
 
@@ -80,8 +137,21 @@ def pick_filled(  # type: ignore[no-untyped-def]
     late, score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws, head, band
 ):
     """A slate of scored candidates; returns as `fill_slate`. Explored is also what is not there for its mean."""
-    chosen, explored, numbers = np.empty(size, np.int64), np.empty(size, np.bool_), np.empty((4, size))
-    propensity = numbers[PROPENSITY]
+    chosen, numbers, explored = np.empty(size, np.int64), np.empty((4, size)), np.empty(size, np.bool_)
+    pick_into(
+        late, score, mean, width, keys, policy, quantiles, seed, top_m, share, redraws, head, band,
+        chosen, numbers, explored,
+    )  # fmt: skip
+    return chosen, numbers, explored
+
+
+@njit
+def pick_into(  # type: ignore[no-untyped-def]
+    late, score, mean, width, keys, policy, quantiles, seed, top_m, share, redraws, head, band,
+    chosen, numbers, explored,
+):  # fmt: skip
+    """As `pick_filled`, into arrays of those shapes."""
+    size, propensity = len(chosen), numbers[PROPENSITY]
     pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored)
     if policy[0] == THOMPSON_MODE or policy[0] == RANDOMIZED:
         over_draws(
@@ -94,4 +164,3 @@ def pick_filled(  # type: ignore[no-untyped-def]
         at = chosen[slot]
         numbers[SCORE, slot] = min(max(score[at], -largest), largest)
         numbers[MEAN, slot], numbers[WIDTH, slot] = mean[at], min(width[at], largest)
-    return chosen, numbers, explored

@@ -38,8 +38,8 @@ from bandits.draws import COARSE_QUANTILES
 from bandits.graph import Graph
 from bandits.numba_addresses import addresses, row
 from bandits.numba_cache import fingerprint
-from bandits.numba_late import integrated_address
-from bandits.numba_requests import fill_around, fill_slate
+from bandits.numba_late import filling_address, integrated_address
+from bandits.numba_requests import fill_around, fill_slate_into
 from bandits.numba_scores import EXPLOIT, RANDOMIZED, THOMPSON_MODE, UCB, UNIFORM
 from bandits.policies import DRAWN_MODES, PolicySettings
 from bandits.serving_rows import ServingRows
@@ -69,15 +69,13 @@ FILLING = (
 
 
 def _entry(sources: int) -> Any:
-    """`fill_slate` and `fill_around` as they are called from outside, cached on disk for these sources."""
+    """`fill_slate_into` and `fill_around` as they are called from outside, cached on disk for these sources."""
 
     @njit(cache=True)
-    def fill(view, items, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws, head, band):  # type: ignore[no-untyped-def]
+    def fill(*arguments):  # type: ignore[no-untyped-def]
         if sources < 0:
             raise ValueError
-        return fill_slate(
-            view, items, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws, head, band
-        )
+        fill_slate_into(*arguments)
 
     @njit(cache=True)
     def around(*arguments):  # type: ignore[no-untyped-def]
@@ -159,7 +157,8 @@ class CompiledSlates:
         self._place: _Around | None = None
         self._held = (graph.item_ptr, graph.edge_cluster, sums.edge, sums.item, graph.item_hashes)
         of_rows = [0, 0] if rows is None else addresses(rows.row_at, rows.lines)
-        self.view = row([*addresses(*self._held), graph.n_edges, integrated_address(), *of_rows])
+        code = integrated_address(), filling_address()
+        self.view = row([*addresses(*self._held), graph.n_edges, code[0], *of_rows, code[1]])
 
     @classmethod
     def following(cls, graph: Graph, sums: Sums) -> "CompiledSlates":
@@ -202,7 +201,8 @@ class CompiledSlates:
             return np.empty(0, np.int64), np.empty((4, 0)), np.empty(0, np.bool_)
         size = min(slate_size or n, n)
         head, band = explored_tables(n, size, policy.explore_share)
-        filled: tuple[Any, Any, Any] = _fill(
+        slate = np.empty(size, np.int64), np.empty((4, size)), np.empty(size, np.bool_)
+        _fill(
             self.view,
             items,
             context.cluster_ids,
@@ -210,14 +210,14 @@ class CompiledSlates:
             policy.row,
             COARSE_QUANTILES,
             np.uint64(seed),
-            size,
             min(policy.top_m, n),
             policy.explore_share,
             redraws,
             head,
             band,
+            *slate,
         )
-        return filled
+        return slate
 
     def fill_around(
         self, context: Context, policy: CompiledPolicy, *, slate_size: int, seed: int, draws: Callable[[int], int]
