@@ -315,8 +315,7 @@ class Parameters:
             if self._compiled is not None:
                 shared = fits and self._compiled.fits(change.graph)
                 new._compiled = self._compiled.extended(new.graph, new._sums, in_place=shared)
-                if not shared:  # what is derived from the rows would no longer follow them
-                    self._compiled = None
+                self._compiled = None  # who still reads these reads the sums: later edits may not share the rows
             if self._in_flight is not None:
                 added = np.zeros(len(change.edge_rows), np.int64) if in_flight is None else in_flight
                 new._in_flight = np.concatenate([self._in_flight, added])

@@ -101,7 +101,7 @@ def test_recommend_is_in_step_with_score_whatever_happens(
         current = snapshot.current
         assert current is not None
         check(current, position)
-        held = [*held[-1:], current]
+        held = [*held[-2:], current]
         for before in held:
             check(before, position)
     assert len(made) > 100
