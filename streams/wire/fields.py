@@ -10,11 +10,13 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 
-from bandits.numba_memory import intrinsic, load, store
+from bandits.numba_memory import LANES, intrinsic, load, store
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
+_ROW = ir.VectorType(ir.IntType(32), LANES)
+_WORD, _TOP_BITS = 8, np.uint64(0x8080808080808080)
 _MOST_PROBES = 64  # of the dictionary: ids made to collide must not stop the stream
 
 
@@ -37,23 +39,53 @@ load_float64 = _loader(types.float64, ir.DoubleType())
 load_float32 = _loader(types.float32, ir.FloatType())
 
 
-@njit
+@intrinsic
+def lower_lanes(typingctx, start, index, value):  # type: ignore[no-untyped-def]
+    """Bit i is set where element `index + i` is below `value`, 0 <= i < LANES; int32 elements, uint64 bits."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        at = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), _ROW.as_pointer())
+        undefined, number = ir.Constant(_ROW, ir.Undefined), ir.IntType(32)
+        first = builder.insert_element(undefined, arguments[2], number(0))
+        repeated = builder.shuffle_vector(first, undefined, ir.Constant(_ROW, [0] * LANES))
+        lower = builder.icmp_signed("<", builder.load(at, align=4), repeated)
+        return builder.zext(builder.bitcast(lower, ir.IntType(LANES)), ir.IntType(64))
+
+    return types.uint64(start, types.int64, types.int32), codegen
+
+
+@intrinsic
+def number_of_bits(typingctx, mask):  # type: ignore[no-untyped-def]
+    """How many bits are set."""
+
+    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), codegen
+
+
+@njit(inline="always")
 def varint(data, at, end):  # type: ignore[no-untyped-def]
     """A number of at most nine bytes, 0 <= number < 2^63, and where it ends."""
-    if at >= end:
-        return 0, -1
-    number = np.int64(load(data, at))
-    if number < 0x80:
-        return number, at + 1
-    number &= 0x7F
+    number, stop = np.int64(0), np.int64(-1)
+    if at < end:
+        number, stop = np.int64(load(data, at)), at + 1
+        if number >= 0x80:
+            number, stop = _long_varint(data, at, end)
+    return number, stop
+
+
+@njit
+def _long_varint(data, at, end):  # type: ignore[no-untyped-def]
+    number = np.int64(load(data, at)) & 0x7F
     for place in range(1, 9):
         if at + place >= end:
-            return 0, -1
+            return np.int64(0), -1
         byte = np.int64(load(data, at + place))
         number |= (byte & 0x7F) << (7 * place)
         if byte < 0x80:
             return number, at + place + 1
-    return 0, -1
+    return np.int64(0), -1
 
 
 @njit
@@ -68,8 +100,12 @@ def extent(data, at, end):  # type: ignore[no-untyped-def]
 @njit
 def is_utf8(data, at, end):  # type: ignore[no-untyped-def]
     """True for well-formed UTF-8 (Unicode 15, table 3-7): no surrogates, no overlong forms, nothing cut."""
-    while at + 8 <= end and load_word(data, at) & np.uint64(0x8080808080808080) == np.uint64(0):
-        at += 8
+    if end - at >= _WORD:
+        others = load_word(data, end - _WORD)
+        for place in range(at, end - _WORD, _WORD):
+            others |= load_word(data, place)
+        if others & _TOP_BITS == np.uint64(0):
+            return True
     while at < end:
         byte = np.int64(load(data, at))
         if byte < 0x80:
@@ -104,36 +140,40 @@ def is_utf8(data, at, end):  # type: ignore[no-untyped-def]
 @njit
 def same_bytes(one, at, other, other_at, size):  # type: ignore[no-untyped-def]
     """True if two pieces of that size are equal."""
-    different = False
+    if size >= _WORD:
+        different = load_word(one, at + size - _WORD) ^ load_word(other, other_at + size - _WORD)
+        for place in range(0, size - _WORD, _WORD):
+            different |= load_word(one, at + place) ^ load_word(other, other_at + place)
+        return different == np.uint64(0)
+    same = True
     for place in range(size):
-        different |= load(one, at + place) != load(other, other_at + place)
-    return not different
+        same &= load(one, at + place) == load(other, other_at + place)
+    return same
 
 
 @njit
 def _hash(data, at, end):  # type: ignore[no-untyped-def]
-    state = np.uint64(end - at)
-    while at < end:
-        word = np.uint64(0)
-        if at + 8 <= end:
-            word = load_word(data, at)
-        else:
-            for place in range(end - at):
-                word |= np.uint64(load(data, at + place)) << np.uint64(8 * place)
-        z = state + GOLDEN ^ word
-        z = (z ^ (z >> np.uint64(30))) * _MULTIPLIER_1
-        z = (z ^ (z >> np.uint64(27))) * _MULTIPLIER_2
-        state = z ^ (z >> np.uint64(31))
-        at += 8
-    return state
+    state, word = np.uint64(end - at), np.uint64(0)
+    if end - at >= _WORD:
+        word = load_word(data, end - _WORD)
+        for place in range(at, end - _WORD, _WORD):
+            state = (state ^ load_word(data, place)) * _MULTIPLIER_1
+            state ^= state >> np.uint64(32)
+    else:
+        for place in range(end - at):
+            word |= np.uint64(load(data, at + place)) << np.uint64(8 * place)
+    z = state * GOLDEN ^ word
+    z = (z ^ (z >> np.uint64(30))) * _MULTIPLIER_1
+    z = (z ^ (z >> np.uint64(27))) * _MULTIPLIER_2
+    return z ^ (z >> np.uint64(31))
 
 
 @njit
-def number_of(data, at, end, table, last_slot, count, starts, sizes, hashes):  # type: ignore[no-untyped-def]
+def number_of(data, at, end, table, last_slot, count, known):  # type: ignore[no-untyped-def]
     """Number of the bytes at:end among the distinct strings; `count` if new and entered, -1 without room.
 
     The table has a power of two of int32 slots: a number + 1, or 0. Of each of the `count` distinct strings there
-    is where it starts, its size, and its hash.
+    is where it starts, its size, its hash, and something else: four int64.
     """
     wanted = _hash(data, at, end)
     slot = np.int64(wanted & np.uint64(last_slot))
@@ -141,14 +181,14 @@ def number_of(data, at, end, table, last_slot, count, starts, sizes, hashes):  #
         number = np.int64(load(table, slot)) - 1
         if number < 0:
             store(table, slot, np.int32(count + 1))
-            store(starts, count, at)
-            store(sizes, count, end - at)
-            store(hashes, count, wanted)
+            store(known, 4 * count, at)
+            store(known, 4 * count + 1, end - at)
+            store(known, 4 * count + 2, np.int64(wanted))
             return np.int64(count)
         if (
-            load(hashes, number) == wanted
-            and load(sizes, number) == end - at
-            and same_bytes(data, load(starts, number), data, at, end - at)
+            load(known, 4 * number + 2) == np.int64(wanted)
+            and load(known, 4 * number + 1) == end - at
+            and same_bytes(data, load(known, 4 * number), data, at, end - at)
         ):
             return number
         slot = (slot + 1) & last_slot
@@ -156,7 +196,7 @@ def number_of(data, at, end, table, last_slot, count, starts, sizes, hashes):  #
 
 
 @njit
-def with_room(table, hashes, count, more):  # type: ignore[no-untyped-def]
+def with_room(table, known, count, more):  # type: ignore[no-untyped-def]
     """The table, or a larger one, at most half full once `more` strings have been entered."""
     if 2 * (count + more) <= len(table):
         return table
@@ -165,7 +205,7 @@ def with_room(table, hashes, count, more):  # type: ignore[no-untyped-def]
         size *= 2
     larger = np.zeros(size, np.int32)
     for number in range(count):
-        slot = np.int64(hashes[number] & np.uint64(size - 1))
+        slot = np.int64(np.uint64(known[number, 2]) & np.uint64(size - 1))
         while larger[slot] != 0:
             slot = (slot + 1) & (size - 1)
         larger[slot] = number + 1

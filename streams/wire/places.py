@@ -12,7 +12,7 @@ from bandits.numba_memory import pointer
 
 
 class ShownPlaces(NamedTuple):
-    """A `ShownSink`; `slate` has its rows of eight one after the other."""
+    """A `ShownSink`; `slate` has its rows of eight, and `known` its rows of four, one after the other."""
 
     ended: Any
     slate: Any
@@ -20,9 +20,7 @@ class ShownPlaces(NamedTuple):
     position: Any
     cluster: Any
     x: Any
-    item_at: Any
-    item_size: Any
-    item_hash: Any
+    known: Any
 
 
 class ClickedPlaces(NamedTuple):
@@ -39,14 +37,12 @@ class Work(NamedTuple):
     Attributes:
         table: int32, slots of the dictionary of item ids, see `streams.wire.fields.number_of`.
         last_slot: of the table.
-        last: int64, `serial` of the slate that showed each distinct item last.
         weights: float64, room for those of one context.
         serial: int64, one element: number of the slate among all that were tried.
     """
 
     table: Any
     last_slot: Any
-    last: Any
     weights: Any
     serial: Any
 
@@ -81,9 +77,7 @@ def shown_places(out):  # type: ignore[no-untyped-def]
         pointer(out.position),
         pointer(out.cluster),
         pointer(out.x),
-        pointer(out.item_at),
-        pointer(out.item_size),
-        pointer(out.item_hash),
+        pointer(out.known),
     )
 
 

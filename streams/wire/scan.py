@@ -123,15 +123,15 @@ def _scan_impressions(data, ends, now_ms, bounds, words, out, outcome):  # type:
     """
     bytes_, places, known = pointer(data), shown_places(out), vocabulary_places(words)
     table = np.zeros(_FIRST_TABLE, np.int32)
-    last, weights, serial = np.empty(len(out.item_at), np.int64), np.empty(bounds.clusters), np.zeros(1, np.int64)
+    weights, serial = np.empty(bounds.clusters), np.zeros(1, np.int64)
     for record in range(len(ends)):
         form = outcome[record]
         if form not in (TRY_PROTOBUF, TRY_JSON):
             continue
         at, end = ends[record - 1] if record else 0, ends[record]
         slates, rows, elements = out.ended[SLATES], out.ended[ROWS], out.ended[ELEMENTS]
-        table = with_room(table, out.item_hash, out.ended[DISTINCT], (end - at) // FEWEST_BYTES)
-        work = Work(pointer(table), len(table) - 1, pointer(last), pointer(weights), pointer(serial))
+        table = with_room(table, out.known, out.ended[DISTINCT], (end - at) // FEWEST_BYTES)
+        work = Work(pointer(table), len(table) - 1, pointer(weights), pointer(serial))
         if form == TRY_JSON:
             fine = _impressions_of_json(bytes_, at, end, record, now_ms[record], bounds, known, places, work)
         else:

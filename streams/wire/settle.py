@@ -6,9 +6,9 @@ Promises: what passes here would pass `streams.validation`; what does not is for
 import numpy as np
 from numba import njit
 
-from bandits.numba_memory import load, store
+from bandits.numba_memory import LANES, equal_lanes, load, store
 from bandits.sums import UNIT
-from streams.wire.fields import number_of
+from streams.wire.fields import lower_lanes, number_of, number_of_bits
 from streams.wire.sinks import (
     CLICK_COLUMNS,
     CONTEXT_END,
@@ -20,10 +20,12 @@ from streams.wire.sinks import (
     ITEM_SIZE,
     ITEMS_END,
     KIND,
+    KNOWN_COLUMNS,
     OCCURRED,
     REQUEST_AT,
     REQUEST_SIZE,
     ROWS,
+    SHOWN_IN,
     SLATE_COLUMNS,
     SLATES,
     SURFACE,
@@ -38,13 +40,12 @@ def row_is_added(data, id_at, id_end, position, propensity, row, bounds, out, wo
     if row - load(out.ended, ROWS) == bounds.items:
         return False
     distinct, serial = load(out.ended, DISTINCT), load(work.serial, 0)
-    number = number_of(
-        data, id_at, id_end, work.table, work.last_slot, distinct, out.item_at, out.item_size, out.item_hash
-    )
-    if number < 0 or (number < distinct and load(work.last, number) == serial):
+    number = number_of(data, id_at, id_end, work.table, work.last_slot, distinct, out.known)
+    shown = number * KNOWN_COLUMNS + SHOWN_IN
+    if number < 0 or (number < distinct and load(out.known, shown) == serial):
         return False
     store(out.ended, DISTINCT, max(distinct, number + 1))
-    store(work.last, number, serial)
+    store(out.known, shown, serial)
     store(out.item, row, np.int32(number))
     store(out.position, row, np.int32(position))
     return True
@@ -120,19 +121,21 @@ def context_is_settled(clusters, xs, weights, start, n):  # type: ignore[no-unty
 
     The clusters are in the column of all contexts, in any order; `weights` (float64) are of this one alone.
     """
-    previous = np.int32(-1)
-    ascending = True
+    fine, ascending, previous = True, True, np.int32(-1)
     for at in range(n):
         weight = load(weights, at)
-        if not 0.0 < weight <= 1.0:
-            return False
+        good = (weight > 0.0) & (weight <= 1.0)
+        fine &= good
         # As `bandits.context.fixed_point_weights`: half to even, and something never becomes nothing.
-        store(xs, start + at, np.int64(max(np.rint(weight * UNIT), 1.0)))
-        cluster = load(clusters, start + at)
+        store(xs, start + at, np.int64(max(np.rint(weight * UNIT), 1.0)) if good else 0)
+    for at in range(start, start + n):
+        cluster = load(clusters, at)
         ascending &= cluster > previous
         previous = cluster
-    if ascending:
-        return True
+    if ascending or not fine:
+        return fine
+    if n <= LANES:
+        return _sorted_at_once(clusters, xs, start, n)
     for at in range(start + 1, start + n):
         cluster, x, to = load(clusters, at), load(xs, at), at
         while to > start and load(clusters, to - 1) > cluster:
@@ -144,3 +147,24 @@ def context_is_settled(clusters, xs, weights, start, n):  # type: ignore[no-unty
         store(clusters, to, cluster)
         store(xs, to, x)
     return True
+
+
+@njit
+def _sorted_at_once(clusters, xs, start, n):  # type: ignore[no-untyped-def]
+    """Sort as many clusters as are compared at once, and their x with them; False if two are equal.
+
+    The place of each is how many are below it: nothing is guessed, as it is when they move one by one. They are
+    sorted to where the columns have room, behind what is compared: a vector that was just written to in part waits.
+    """
+    among, twice = (np.uint64(1) << np.uint64(n)) - np.uint64(1), np.uint64(0)
+    for at in range(start, start + n):
+        cluster = load(clusters, at)
+        same = equal_lanes(clusters, start, cluster) & among
+        twice |= same & (same - np.uint64(1))
+        to = start + LANES + number_of_bits(lower_lanes(clusters, start, cluster) & among)
+        store(clusters, to, cluster)
+        store(xs, to, load(xs, at))
+    for at in range(start, start + n):
+        store(clusters, at, load(clusters, at + LANES))
+        store(xs, at, load(xs, at + LANES))
+    return twice == np.uint64(0)

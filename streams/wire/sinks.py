@@ -17,7 +17,6 @@ from streams import limits
 UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
 Float64 = npt.NDArray[np.float64]
 
 TRY_PROTOBUF, TRY_JSON, DONE, HAND_OVER = range(4)  # what becomes of a record
@@ -29,6 +28,10 @@ REQUEST_AT, REQUEST_SIZE, OCCURRED, RECORD, INDEX, ITEMS_END, CONTEXT_END, SURFA
 # Columns of `ClickedSink.click`; the first ones as above
 ITEM_AT, ITEM_SIZE, KIND, EVENT_AT, EVENT_SIZE = range(5, CLICK_COLUMNS)
 SLATES, ROWS, ELEMENTS, DISTINCT = range(4)  # of `ShownSink.ended`
+# Columns of `ShownSink.known`, half a line of the cache: place, size, hash (of no meaning outside), and the slate,
+# among all that were tried, that showed it last
+KNOWN_AT, KNOWN_SIZE, KNOWN_HASH, SHOWN_IN = range(4)
+KNOWN_COLUMNS = 4
 
 # The smallest item has 5 bytes, as has the smallest element of a context, in either encoding.
 FEWEST_BYTES = 5
@@ -75,8 +78,7 @@ class ShownSink(NamedTuple):
         position: int32, of each row.
         cluster: int32, of each element, ascending and distinct within a context.
         x: int64, of each element, unit 2^-15.
-        item_at, item_size: int64, place and size of each distinct item id.
-        item_hash: uint64, of each distinct item id; of no meaning outside.
+        known: int64 of shape (n, 4), the columns of a distinct item id named above.
     """
 
     ended: Int64
@@ -85,9 +87,7 @@ class ShownSink(NamedTuple):
     position: Int32
     cluster: Int32
     x: Int64
-    item_at: Int64
-    item_size: Int64
-    item_hash: UInt64
+    known: Int64
 
 
 def shown_sink(n_bytes: int) -> ShownSink:
@@ -100,9 +100,7 @@ def shown_sink(n_bytes: int) -> ShownSink:
         position=np.empty(most, np.int32),
         cluster=np.empty(most + limits.MAX_CLUSTERS_PER_CONTEXT, np.int32),
         x=np.empty(most + limits.MAX_CLUSTERS_PER_CONTEXT, np.int64),
-        item_at=np.empty(most, np.int64),
-        item_size=np.empty(most, np.int64),
-        item_hash=np.empty(most, np.uint64),
+        known=np.empty((most, KNOWN_COLUMNS), np.int64),
     )
 
 
