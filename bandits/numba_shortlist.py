@@ -25,6 +25,7 @@ from bandits.numba_edge_lanes import (
     plain_lanes,
 )
 from bandits.numba_memory import advance, load, pointer, prefetch, store
+from bandits.numba_requests import fill_slate_into
 from bandits.numba_scores import RANDOMIZED, UCB, centred_terms, item_terms, plain_terms
 from bandits.policies import STEADY
 
@@ -35,10 +36,48 @@ _F = np.float32
 
 # The row of addresses that `shortlist` works on: `cluster_ptr` and `cluster_item` of the graph, the cluster-major
 # rows (float32, three an edge), and memory of its own: `place` of each item (int32: -1, or 0 of one that is not
-# live), `slots` (int32, edges and TOGETHER more for each cluster), `found` (int32, edges and 1), `totals` (float32,
-# 4 * (edges + TOGETHER), 0), `means` (float32, edges + TOGETHER), `bounds` (float32, 2 * room), and `room`, as many
-# bounds as there may be.
+# live), `slots` and `found` (int32), `totals` (float32, four a slot, all 0), `means` (float32) and `bounds`
+# (float32, two a slot), all for `room` slots: as many as there are edges, TOGETHER more a cluster, and TOGETHER.
 NEAR = ("cluster_ptr", "cluster_item", "rows", "place", "slots", "found", "totals", "means", "bounds", "room")
+ROOM = NEAR.index("room")
+
+
+# What `fill_listed` says instead of a number of items.
+TOO_FEW, NO_ROOM = -1, -2
+
+
+@njit
+def fill_listed(  # type: ignore[no-untyped-def]
+    near, found, view, attached, clusters, weights, policy, quantiles, seed, top_m, fewest, share, table, chosen,
+    numbers, explored,
+):  # fmt: skip
+    """A slate of the shortlist into arrays as `bandits.numba_requests.fill_slate_into` takes them.
+
+    `found` is the array whose address `near` holds, `table` has no elements; `chosen` are numbers of items. Returns
+    how many were listed and how many items there are. No slate is filled if fewer are listed than it has slots, or
+    more than one item in `share`; nor with `TOO_FEW` edges, fewer than `fewest`, and how many, nor where there is
+    `NO_ROOM`, and how much is needed.
+    """
+    ptr, edges = int64_at(load(pointer(near), 0)), np.int64(len(attached))
+    for c in range(len(clusters)):
+        edges += load(ptr, np.int64(clusters[c]) + 1) - load(ptr, np.int64(clusters[c]))
+    if edges < fewest:
+        return np.int64(TOO_FEW), edges
+    needed = edges + TOGETHER * (len(clusters) + 1)
+    if needed > load(pointer(near), ROOM):
+        return np.int64(NO_ROOM), needed
+    size = len(chosen)
+    kept, count = shortlist(
+        pointer(near), pointer(view), attached, clusters, weights, pointer(policy), max(size, top_m), size
+    )
+    if size <= kept and kept * share <= count:
+        fill_slate_into(
+            view, found[:kept], clusters, weights, policy, quantiles, seed, min(top_m, kept), 0.0, 1, table, table,
+            chosen, numbers, explored,
+        )  # fmt: skip
+        for slot in range(size):
+            chosen[slot] = found[chosen[slot]]
+    return kept, count
 
 
 @njit(error_model="numpy")
@@ -170,7 +209,7 @@ def _bound(near, policy, k, count, best):  # type: ignore[no-untyped-def]
     A total errs by as many roundings as were added up, and as a term has; a square root halves what its square errs
     by. Twice that is allowed for, which the arithmetic of the bounds stays within.
     """
-    totals, bounds, room = float32_at(load(near, 6)), float32_at(load(near, 8)), load(near, 9)
+    totals, bounds, room = float32_at(load(near, 6)), float32_at(load(near, 8)), load(near, ROOM)
     randomized = load(policy, 0) == RANDOMIZED
     least, most = _factors(policy)
     error = (k + ROUNDINGS) * _TWO_ROUNDINGS
@@ -206,7 +245,7 @@ def _nth(values, n):  # type: ignore[no-untyped-def]
 def _keep(near, count, floor, mean_floor):  # type: ignore[no-untyped-def]
     """Move those who reach a floor to the front of `found`, and let all of them go from their places; how many."""
     place, found = int32_at(load(near, 3)), int32_at(load(near, 5))
-    bounds, room = float32_at(load(near, 8)), load(near, 9)
+    bounds, room = float32_at(load(near, 8)), load(near, ROOM)
     kept = np.int64(0)
     for i in range(count):
         item = load(found, i + 1)

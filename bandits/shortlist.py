@@ -15,6 +15,7 @@ from bandits import (
     numba_addresses,
     numba_edge_lanes,
     numba_memory,
+    numba_requests,
     numba_scores,
     numba_shortlist,
     policies,
@@ -22,40 +23,41 @@ from bandits import (
 from bandits.cluster_rows import ClusterRows
 from bandits.context import Context
 from bandits.drawn_ranks import MOST_RANKS
-from bandits.graph import build_graph
+from bandits.draws import COARSE_QUANTILES
+from bandits.graph import Bool, build_graph
 from bandits.numba_addresses import addresses, row
 from bandits.numba_cache import fingerprint
-from bandits.numba_edge_lanes import TOGETHER
-from bandits.numba_memory import pointer
 from bandits.numba_scores import EXPLOIT, RANDOMIZED, UCB
-from bandits.numba_shortlist import shortlist
+from bandits.numba_shortlist import NO_ROOM, fill_listed
 from bandits.policies import PolicySettings
 from bandits.slates_numba import CompiledPolicy, CompiledSlates, compiled_policy
-from bandits.sums import Float64, Int32, Int64, Sums
+from bandits.sums import Float64, Int64, Sums
 
 MOST_DEPTH = MOST_RANKS  # ranks that matter; for longer slates all items are scored
 FEWEST_EDGES = 1_000  # of the user's clusters; around fewer all items are scored as fast
 _SHARE = 4  # of the items, one in so many may be listed
 _REST = 31  # slates for which all items are scored, after a list was too long
 _MODES = (EXPLOIT, UCB, RANDOMIZED)  # with Gaussian draws anybody may be near the slate
-_NO_ITEMS = np.empty(0, np.int32)
+_NO_ITEMS, _NO_TABLE = np.empty(0, np.int32), np.zeros((0, 0))
+_LEAST_ROOM = 1 << 14
 
 _SOURCES = (
-    *(drawn_ranks, numba_addresses, numba_edge_lanes, numba_memory, numba_scores, numba_shortlist, policies),
+    *(drawn_ranks, numba_addresses, numba_edge_lanes, numba_memory, numba_requests, numba_scores),
+    *(numba_shortlist, policies),
 )
 
 
 def _entry(sources: int) -> Any:
     @njit(cache=True)
-    def entry(near, view, attached, clusters, weights, policy, depth, size):  # type: ignore[no-untyped-def]
+    def entry(*arguments):  # type: ignore[no-untyped-def]
         if sources < 0:
             raise ValueError
-        return shortlist(pointer(near), pointer(view), attached, clusters, weights, pointer(policy), depth, size)
+        return fill_listed(*arguments)
 
     return entry
 
 
-_shortlist = _entry(fingerprint(*_SOURCES))
+_fill_listed = _entry(fingerprint(*_SOURCES))
 
 
 class ShortlistedSlates:
@@ -72,77 +74,74 @@ class ShortlistedSlates:
     def __init__(self, slates: CompiledSlates, rows: ClusterRows) -> None:
         self.slates = slates
         self._rows = rows
-        self._place: Int32 | None = None
-        self._edges = -1
-        self._row = np.empty(0, np.int64)
+        self._near: Int64 | None = None
+        self._found = _NO_ITEMS
         self._rest = 0
 
     def fill_around(
         self, context: Context, policy: CompiledPolicy, *, slate_size: int, seed: int, draws: Callable[[int], int]
-    ) -> tuple[Int64, Float64, npt.NDArray[np.bool_], int]:
+    ) -> tuple[Int64, Float64, Bool, int]:
         """As of `CompiledSlates`."""
-        depth = max(slate_size, policy.top_m)
-        wanted = 0 < depth <= MOST_DEPTH and not policy.explore_share and policy.row[0] in _MODES
-        found = self._shortlist(context, policy, depth=depth, size=slate_size) if wanted else None
-        if found is None:
-            return self.slates.fill_around(context, policy, slate_size=slate_size, seed=seed, draws=draws)
-        items, count = found
-        chosen, numbers, explored = self.slates.fill(
-            items, context, policy, slate_size=slate_size, seed=seed, redraws=1
-        )
-        return items[chosen].astype(np.int64), numbers, explored, count
+        wanted = 0 < slate_size <= MOST_DEPTH and policy.top_m <= MOST_DEPTH and not policy.explore_share
+        if wanted and policy.row[0] in _MODES and self._rows.ready:
+            filled = self._fill(context, policy, slate_size, seed)
+            if filled is not None:
+                return filled
+        return self.slates.fill_around(context, policy, slate_size=slate_size, seed=seed, draws=draws)
 
-    def _shortlist(
-        self, context: Context, policy: CompiledPolicy, *, depth: int, size: int
-    ) -> tuple[Int32, int] | None:
-        """Who is on it, in memory that the next call writes to, and of how many; None where there is none."""
-        graph, clusters = self.slates.graph, context.cluster_ids
-        edges = int((graph.cluster_ptr[clusters + 1] - graph.cluster_ptr[clusters]).sum())
-        if edges < FEWEST_EDGES or not self._rows.ready:
-            return None
+    def _fill(
+        self, context: Context, policy: CompiledPolicy, size: int, seed: int
+    ) -> tuple[Int64, Float64, Bool, int] | None:
+        """A slate of a shortlist; None where all items had better be scored."""
         if self._rest:
             self._rest -= 1
             return None
-        attached = _NO_ITEMS
+        graph, attached = self.slates.graph, _NO_ITEMS
         if graph.edits is not None:
-            lists = [graph.edits.attached.get(cluster, _NO_ITEMS) for cluster in clusters.tolist()]
+            lists = [graph.edits.attached.get(cluster, _NO_ITEMS) for cluster in context.cluster_ids.tolist()]
             attached = np.concatenate(lists)
-        kept, count = _shortlist(
-            self._near(edges + len(attached) + TOGETHER * len(clusters)),
-            self.slates.view,
-            attached,
-            clusters,
-            context.weights,
-            policy.row,
-            depth,
-            size,
-        )
+        slate = np.empty(size, np.int64), np.empty((4, size)), np.empty(size, np.bool_)
+        near, kept, count = self._near, NO_ROOM, _LEAST_ROOM
+        while kept == NO_ROOM:  # twice at most
+            if near is None:
+                near = self._make_room(count)
+            kept, count = _fill_listed(
+                near,
+                self._found,
+                self.slates.view,
+                attached,
+                context.cluster_ids,
+                context.weights,
+                policy.row,
+                COARSE_QUANTILES,
+                np.uint64(seed),
+                policy.top_m,
+                FEWEST_EDGES,
+                _SHARE,
+                _NO_TABLE,
+                *slate,
+            )
+            if kept == NO_ROOM:
+                near = None
         if kept * _SHARE > count:
             self._rest = _REST
             return None
-        return self._found[:kept], count
+        return None if kept < size else (*slate, count)
 
-    def _near(self, edges: int) -> Int64:
-        """Row `bandits.numba_shortlist.NEAR` with room for so many edges."""
-        if edges <= self._edges:
-            return self._row
-        graph = self.slates.graph
-        if self._place is None:
-            self._place = np.full(graph.n_items, -1, np.int32)
-            if graph.edits is not None:
-                self._place[~graph.edits.live] = 0
-        edges += edges // 2
-        self._found = np.empty(edges + 1, np.int32)
+    def _make_room(self, needed: int) -> Int64:
+        """Row `bandits.numba_shortlist.NEAR` with at least so much room."""
+        graph, room = self.slates.graph, needed + needed // 2
+        place = np.full(graph.n_items, -1, np.int32)
+        if graph.edits is not None:
+            place[~graph.edits.live] = 0
+        self._found = np.empty(room, np.int32)
         self._held: list[npt.NDArray[Any]] = [
-            *(graph.cluster_ptr, graph.cluster_item, self._rows.rows, self._place),
-            *(np.empty(edges, np.int32), self._found),
-            np.zeros(4 * (edges + TOGETHER), np.float32),
-            np.empty(edges + TOGETHER, np.float32),
-            np.empty(2 * (edges + TOGETHER), np.float32),
+            *(graph.cluster_ptr, graph.cluster_item, self._rows.rows, place),
+            *(np.empty(room, np.int32), self._found),
+            *(np.zeros(4 * room, np.float32), np.empty(room, np.float32), np.empty(2 * room, np.float32)),
         ]
-        self._row = row([*addresses(*self._held), edges + TOGETHER])
-        self._edges = edges
-        return self._row
+        self._near = row([*addresses(*self._held), room])
+        return self._near
 
 
 def compile_shortlist() -> None:
@@ -156,6 +155,4 @@ def compile_shortlist() -> None:
     slates = ShortlistedSlates(CompiledSlates(graph, sums), rows)
     policy = compiled_policy("ucb", PolicySettings(), top_m=1, explore_share=0.0)
     if policy is not None:
-        one = Context(np.zeros(1, np.int32), np.ones(1))
-        arguments = (slates._near(TOGETHER + 1), slates.slates.view, _NO_ITEMS, one.cluster_ids, one.weights)
-        _shortlist(*arguments, policy.row, 1, 1)
+        slates._fill(Context(np.zeros(1, np.int32), np.ones(1)), policy, 1, 0)

@@ -6,10 +6,12 @@ import time
 import numpy as np
 
 from bandits.backend_numpy import NumpyBackend
+from bandits.cluster_rows import ClusterRows
 from bandits.context import Context
 from bandits.graph import Graph, build_graph
 from bandits.policies import PolicySettings, score
-from bandits.slates_numba import CompiledSlates, compiled_policy
+from bandits.shortlist import ShortlistedSlates
+from bandits.slates_numba import CompiledPolicy, CompiledSlates, compiled_policy
 from bandits.sums import Sums
 from benchmarks.catalogue import K, learned_sums, softmax
 from benchmarks.measure import ROUNDS, Result
@@ -17,51 +19,96 @@ from benchmarks.measure import ROUNDS, Result
 TITLE = "Retrieval: slates of the items around a user, in process"
 ABOUT = (
     "200,000 items x 20 edges within topics of 64 clusters, 4,000 clusters; a user of K = 10 clusters of one "
-    "topic has about 10,000 edges to about 3,200 items. One compiled call finds them, adds up the terms of each, "
-    "and fills a slate of 10 with propensities; every call has its own user. CPU time of one thread, median of "
-    "the calls of a round, modes in turn. In the run, slates are compared with those of a Score of the same "
-    "candidates, and means and widths with float64 sums over edges."
+    "topic has about 10,000 edges to about 3,200 items. A slate of 10 with propensities; every call has its own "
+    "user. `all items scored` finds them and adds up the terms of each from the int64 sums, wherever these lie; "
+    "otherwise rows by cluster say who may be in the slate, and these are scored. CPU time of one thread, median "
+    "of the calls of a round, both ways and all modes in turn. In the run, slates are compared with those of a "
+    "Score of the same candidates, both ways bit for bit, and means and widths with float64 sums over edges. "
+    "`following` is what a change of 1,000 items costs more, of which every second edge has changed."
 )
 _TOPIC, _DEGREE, _SLATE = 64, 20, 10
 _MODES = ("ucb", "thompson", "randomized_ucb")
+_UNLISTED = ("thompson",)  # all items are scored anyway
+_FOLLOWED = 1_000
 
 
 def run(quick: bool) -> list[Result]:
     rng = np.random.default_rng(8)
     graph = _graph(*((2_000, 128) if quick else (200_000, 4_000)), rng)
-    slates = CompiledSlates(graph, _sums(graph, rng))
-    users = [_user(graph, rng) for _ in range(6 if quick else 300)]
-    policies = {mode: compiled_policy(mode, PolicySettings(), top_m=1, explore_share=0.0) for mode in _MODES}
+    sums, rows = _sums(graph, rng), ClusterRows(graph)
+    while not rows.ready:
+        rows.copy_more(sums.edge)
+    slates = CompiledSlates.following(graph, sums)
+    shortlisted = ShortlistedSlates(slates, rows)
+    ways: dict[str, CompiledSlates | ShortlistedSlates] = {"": shortlisted, ", all items scored": slates}
+    users = [_user(graph, rng) for _ in range(6 if quick else 600)]
+    policies = {mode: _policy(mode) for mode in _MODES}
     for user in users[:3]:
-        check(slates, user)
-    spent: dict[str, list[float]] = {mode: [] for mode in _MODES}
-    per_round = max(1, len(users) // ROUNDS // len(_MODES))
+        check(slates, shortlisted, user)
+    asked = [(mode, way) for mode in _MODES for way in ways if not (way and mode in _UNLISTED)]
+    spent: dict[str, list[float]] = {mode + way: [] for mode, way in asked}
+    per_round = max(1, len(users) // ROUNDS // len(asked))
     for number in range(2 if quick else ROUNDS):
-        for at, mode in enumerate(_MODES):
-            first = (number * len(_MODES) + at) * per_round % len(users)
+        for at, (mode, way) in enumerate(asked):
+            first = (number * len(asked) + at) * per_round % len(users)
             calls = []
             for seed, user in enumerate(users[first : first + per_round]):
                 began = time.thread_time()
-                slates.fill_around(user, policies[mode], slate_size=_SLATE, seed=seed, draws=lambda _: 1)  # type: ignore[arg-type]
+                ways[way].fill_around(user, policies[mode], slate_size=_SLATE, seed=seed, draws=lambda _: 1)
                 calls.append(time.thread_time() - began)
-            spent[mode].append(statistics.median(calls))
+            spent[mode + way].append(statistics.median(calls))
     edges = statistics.mean(_edges(graph, user) for user in users)
-    results = [Result.of(mode, [one * 1e6 for one in of_mode], "us") for mode, of_mode in spent.items()]
+    results = [Result.of(name, [one * 1e6 for one in times], "us") for name, times in spent.items()]
     results += [
-        Result.of(f"{mode}, an edge", [one * 1e9 / edges for one in of_mode], "ns")
-        for mode, of_mode in spent.items()
+        Result.of(f"{name}, an edge", [one * 1e9 / edges for one in times], "ns") for name, times in spent.items()
     ]
-    return results
+    results += [
+        Result.of(
+            f"{mode}, all items scored / shortlist",
+            [one / other for one, other in zip(spent[f"{mode}, all items scored"], spent[mode], strict=True)],
+            "x",
+        )
+        for mode in _MODES
+        if mode not in _UNLISTED
+    ]
+    return [*results, _following(graph, sums, rows, rng)]
 
 
-def check(slates: CompiledSlates, user: Context) -> None:
+def _policy(mode: str) -> CompiledPolicy:
+    policy = compiled_policy(mode, PolicySettings(), top_m=1, explore_share=0.0)
+    assert policy is not None
+    return policy
+
+
+def _following(graph: Graph, sums: Sums, rows: ClusterRows, rng: np.random.Generator) -> Result:
+    """An edge that changed has to be put where it lies by cluster."""
+    spent = []
+    for _ in range(ROUNDS):
+        items = np.sort(rng.permutation(graph.n_items)[:_FOLLOWED]).astype(np.int32)
+        edges = (items[:, None].astype(np.int64) * _DEGREE + np.arange(_DEGREE)).ravel()
+        new = sums.edge[edges]
+        new[::2] += 1
+        began = time.thread_time()
+        rows.follow(graph.item_ptr, sums.edge, items, new)
+        spent.append(time.thread_time() - began)
+        sums.edge[edges] = new
+    again = ClusterRows(graph)
+    again.copy_more(sums.edge, graph.n_edges)
+    assert np.array_equal(rows.rows, again.rows)
+    return Result.of("following, an item of a change", [one * 1e9 / len(items) for one in spent], "ns")
+
+
+def check(slates: CompiledSlates, shortlisted: ShortlistedSlates, user: Context) -> None:
     """The slate around a user is the one of a Score of the same candidates; its numbers are sums over edges."""
     graph = slates.graph
     items = graph.items_around(user.cluster_ids)
     for mode in _MODES:
-        policy = compiled_policy(mode, PolicySettings(), top_m=1, explore_share=0.0)
-        assert policy is not None
+        policy = _policy(mode)
         chosen, numbers, _, count = slates.fill_around(user, policy, slate_size=_SLATE, seed=1, draws=lambda _: 1)
+        of_list = shortlisted.fill_around(user, policy, slate_size=_SLATE, seed=1, draws=lambda _: 1)
+        assert of_list[3] == count
+        assert np.array_equal(of_list[0], chosen)
+        assert np.array_equal(of_list[1], numbers)
         of_score = slates.fill(items, user, policy, slate_size=_SLATE, seed=1, redraws=1)
         assert count == len(items)
         assert chosen.tolist() == items[of_score[0]].tolist(), mode

@@ -27,16 +27,17 @@ RULES = SlateRules(PolicySettings(pooled_mean=0.1), top_m=1, explore_share=0.0, 
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many were on the lists that were made; they are made around however few edges, and always used."""
     lists: list[int] = []
-    entry = shortlist._shortlist
+    entry = shortlist._fill_listed
 
     def counted(*given: Any) -> tuple[int, int]:
         found: tuple[int, int] = entry(*given)
-        lists.append(found[0])
+        if found[0] >= 0:
+            lists.append(found[0])
         return found
 
     monkeypatch.setattr(shortlist, "FEWEST_EDGES", 0)
     monkeypatch.setattr(shortlist, "_SHARE", 0)
-    monkeypatch.setattr(shortlist, "_shortlist", counted)
+    monkeypatch.setattr(shortlist, "_fill_listed", counted)
     monkeypatch.setattr(ClusterRows.copy_more, "__defaults__", (37,))
     return lists
 
