@@ -72,7 +72,7 @@ class Learner:
         taken = number >= 0
         self.facts_unknown += 0 if taken.all() else int(np.count_nonzero(~taken[outcomes.item]))
         taken[taken] = self.row_position[number[taken]] <= offset
-        item = number[outcomes.item]
+        item = number.take(outcomes.item)
         missing: Bool | slice = slice(None) if taken.all() else taken[outcomes.item]
         facts = Facts(
             item=item[missing],

@@ -70,11 +70,12 @@ def click_columns(records: Iterable[Record[events_pb2.Click]], rule: JoinRule) -
     clicks = [click for record in records for click in record.events]
     if not clicks:
         return Clicks.none()
+    places = {kind: place for place, kind in enumerate(rule.kind_weights)}
     return priced_clicks(
         rule,
         request_ids=[click.request_id for click in clicks],
         item_ids=[click.item_id for click in clicks],
-        kinds=[click.kind or "click" for click in clicks],
+        kind=np.array([places[click.kind or "click"] for click in clicks], np.int64),
         raw=np.array([click.reward if click.HasField("reward") else 1.0 for click in clicks]),
         event_ids=[click.event_id for click in clicks],
         occurred_at_ms=np.array([click.occurred_at_ms for click in clicks], np.int64),
@@ -89,7 +90,7 @@ def priced_clicks(
     *,
     request_ids: Sequence[str],
     item_ids: Sequence[str],
-    kinds: Sequence[str],
+    kind: Int64,
     raw: Float64,
     event_ids: Sequence[str],
     occurred_at_ms: Int64,
@@ -103,7 +104,7 @@ def priced_clicks(
         rule: says what a kind is worth.
         request_ids: of each click.
         item_ids: of each click.
-        kinds: of each click, all of them declared.
+        kind: int64 of shape (n_clicks,), place of the kind of each click among those that the rule declares.
         raw: float64 of shape (n_clicks,), finite and >= 0: the rewards as they came.
         event_ids: of each click, empty where there is none; looked at only if several clicks count.
         occurred_at_ms: as in `Clicks`.
@@ -111,10 +112,12 @@ def priced_clicks(
         offset: as in `Clicks`.
         index: as in `Clicks`.
     """
-    weight = np.array([rule.kind_weights[kind] for kind in kinds])
-    cap = np.array([rule.cap_of(kind) for kind in kinds]) if rule.kind_caps else rule.reward_cap
-    reward = np.clip(np.minimum(raw, cap / np.maximum(weight, 1e-300)) * weight, 0.0, cap)
+    declared = list(rule.kind_weights)
+    weight = np.array([rule.kind_weights[name] for name in declared])[kind]
+    cap = np.array([rule.cap_of(name) for name in declared])[kind] if rule.kind_caps else rule.reward_cap
+    reward = np.minimum(np.minimum(raw, cap / np.maximum(weight, 1e-300)) * weight, cap)
     several = rule.several_count
+    kinds = [declared[number] for number in kind.tolist()] if several else []
     return Clicks(
         request_ids=request_ids,
         item_ids=item_ids,
@@ -123,7 +126,7 @@ def priced_clicks(
         ingested_at_ms=ingested_at_ms,
         offset=offset,
         index=index,
-        kind=kind_numbers(list(kinds)) if several else None,
+        kind=kind_numbers(kinds) if several else None,
         identity=_identities(event_ids, occurred_at_ms, kinds, raw) if several else None,
     )
 

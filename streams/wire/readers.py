@@ -19,7 +19,6 @@ from streams.event_codec import priced_clicks
 from streams.wire.scan import scan_clicks, scan_impressions
 from streams.wire.sinks import (
     CONTEXT_END,
-    ELEMENTS,
     EVENT_AT,
     EVENT_SIZE,
     INDEX,
@@ -33,7 +32,6 @@ from streams.wire.sinks import (
     RECORD,
     REQUEST_AT,
     REQUEST_SIZE,
-    ROWS,
     SLATES,
     SURFACE,
     UNNAMED,
@@ -89,9 +87,9 @@ class ImpressionReader:
         scan_impressions(data, ends, now_ms, self._bounds, self._words, out, outcome)
         if not out.ended[SLATES]:
             return Impressions.none(), _NO_RECORD
-        n_slates, n_rows, n_elements = out.ended[[SLATES, ROWS, ELEMENTS]].tolist()
+        n_slates, n_rows, n_elements, n_items = out.ended.tolist()
         slate = out.slate[:n_slates].T
-        item = out.item[:n_rows]
+        item, known = out.item[:n_rows], out.known[:n_items].T.copy()
         record = slate[RECORD].copy()
         impressions = Impressions(
             request_ids=Texts(data, slate[REQUEST_AT].copy(), slate[REQUEST_SIZE].copy()),
@@ -100,7 +98,7 @@ class ImpressionReader:
             offset=offset[record],
             index=slate[INDEX].astype(np.int32),
             item_ends=slate[ITEMS_END].copy(),
-            item_ids=Texts(data, out.known[:, KNOWN_AT].take(item), out.known[:, KNOWN_SIZE].take(item)),
+            item_ids=Texts(data, known[KNOWN_AT].take(item), known[KNOWN_SIZE].take(item)),
             context_ends=slate[CONTEXT_END].copy(),
             context_cluster=out.cluster[:n_elements].copy(),
             context_x=out.x[:n_elements].copy(),
@@ -131,12 +129,11 @@ class ClickReader:
         n_clicks = int(out.ended[0])
         click = out.click[:n_clicks].T
         record = click[RECORD].copy()
-        names = self._names
         clicks = priced_clicks(
             self._rule,
             request_ids=Texts(data, click[REQUEST_AT].copy(), click[REQUEST_SIZE].copy()),
             item_ids=Texts(data, click[ITEM_AT].copy(), click[ITEM_SIZE].copy()),
-            kinds=[names[kind] for kind in click[KIND].tolist()],
+            kind=click[KIND],
             raw=out.reward[:n_clicks],
             event_ids=Texts(data, click[EVENT_AT], click[EVENT_SIZE]) if self._rule.several_count else [],
             occurred_at_ms=click[OCCURRED].copy(),
