@@ -57,8 +57,15 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
     type=click.IntRange(min=0),
     help="Shortest time between two rounds: less is fresher at low traffic and costs more CPU.",
 )
+@click.option(
+    "--http-address",
+    metavar="HOST:PORT",
+    help="Metrics and health: /metrics, /healthz, /readyz. Not served unless given: workers share machines.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Lowest level logged.")
-def worker(*, config: Path | None, backend: str | None, log_level: str | None, **given: Any) -> None:
+def worker(
+    *, config: Path | None, backend: str | None, http_address: str | None, log_level: str | None, **given: Any
+) -> None:
     """Join impressions with clicks and learn from them, sharing partitions with all workers of the group.
 
     The join rule, the backend and `item_tower` come from the settings, as for `freshet serve`. Exit codes: 0
@@ -70,8 +77,10 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
 
     from bandits.artifact import DamagedGraph
     from bandits.cupy_device import NoDevice
+    from server.http import HttpServer
     from server.logs import log_all
-    from server.settings import SettingsError, load_settings
+    from server.settings import SettingsError, load_settings, split_address
+    from server.worker_pages import WorkerReports, make_worker_pages
     from streams.corpus.errors import CorpusError
     from streams.corpus.item_place import ItemPlace
     from streams.kafka.partition import WorkerError
@@ -86,13 +95,19 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
         settings = load_settings(config, **overrides)
         if settings.item_tower:
             ItemPlace.load(settings.item_tower)  # a damaged one is told now, not by the first item
-    except (SettingsError, CorpusError) as error:
+        http = HttpServer(split_address(http_address)) if http_address else None
+    except (SettingsError, CorpusError, ValueError) as error:
         fail(str(error), code=BAD_INPUT)
+    except OSError as error:
+        fail(str(error), code=NOT_RUNNING)
     log_all(settings.log.level, settings.log.format)
     log = structlog.get_logger("freshet.kafka")
     heartbeat_ms = max(given["session_timeout_ms"] // 5, 100)
     # A first start of a release on a machine compiles, which takes a while in which nothing else is said.
-    log.info("starting", version=installed_version("freshet"), **given)
+    log.info("starting", version=installed_version("freshet"), http=http and http.address, **given)
+    reports = WorkerReports(given["name"])
+    if http:
+        http.start(make_worker_pages(reports))
     try:
         run_worker(
             WorkerSettings(
@@ -102,8 +117,12 @@ def worker(*, config: Path | None, backend: str | None, log_level: str | None, *
                 item_tower=settings.item_tower,
                 heartbeat_interval_ms=heartbeat_ms,
                 **given,
-            )
+            ),
+            tell=reports.tell if http else None,
         )
     except (WorkerError, DamagedGraph, NoDevice, StoreError, KafkaError, OSError) as error:
         fail(str(error), code=NOT_RUNNING)
+    finally:
+        if http:
+            http.stop()
     log.info("stopped")
