@@ -56,18 +56,19 @@ def make_sums(graph: Graph, rng: np.random.Generator, kind: str) -> Sums:
     count = rng.choice([1, 30, 1_000, 1_000_000], graph.n_edges)
     reward = rng.random(graph.n_edges) * count
     if kind == "close":
-        x, count = np.full(graph.n_edges, UNIT // 10), np.full(graph.n_edges, 1 << 20)
-        reward = count * 0.02
+        count = rng.integers(1 << 17, 1 << 20, graph.n_edges)
     if kind == "huge":
         count = rng.integers(1 << 30, 1 << 32, graph.n_edges)
         reward = count * rng.random(graph.n_edges)
     edge = np.stack([count * x, count * x * x, (reward * x).astype(np.int64) * UNIT], axis=1)
-    if kind == "close":
-        edge[:, 2] += rng.integers(0, 3, graph.n_edges)
+    if kind == "close":  # rates that are equal but for the rounding of b
+        edge[:, 2] = edge[:, 0] * UNIT // 50
     if kind == "unseen":
         edge[rng.random(graph.n_edges) < 0.001] = 0
     if kind == "new":
         edge[rng.random(graph.n_edges) < 0.9] = 0
+    if kind == "close":
+        return Sums(edge, np.full((graph.n_items, 2), 1_000) * [1, UNIT // 50])
     shown = rng.integers(0, 1_000_000, graph.n_items)
     item = np.stack([shown, (shown * rng.random(graph.n_items) * UNIT).astype(np.int64)], axis=1)
     return Sums(edge, item)
