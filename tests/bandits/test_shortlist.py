@@ -68,7 +68,7 @@ def make_sums(graph: Graph, rng: np.random.Generator, kind: str) -> Sums:
     if kind == "new":
         edge[rng.random(graph.n_edges) < 0.9] = 0
     if kind == "close":
-        return Sums(edge, np.full((graph.n_items, 2), 1_000) * [1, UNIT // 50])
+        return Sums(edge, np.full((graph.n_items, 2), 20) * [50, UNIT])
     shown = rng.integers(0, 1_000_000, graph.n_items)
     item = np.stack([shown, (shown * rng.random(graph.n_items) * UNIT).astype(np.int64)], axis=1)
     return Sums(edge, item)
@@ -151,6 +151,22 @@ def test_a_slate_of_the_shortlist_is_the_slate_of_all(
             np.testing.assert_array_equal(got[1][3], expected[1][3])
         else:  # attached items come last: chances are multiplied, and those of a crowd sampled, in another order
             np.testing.assert_allclose(got[1][3], expected[1][3], rtol=1e-4, atol=ACCURACY / 10)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_scores_that_float32_cannot_tell_apart_are_told_apart(seed: int) -> None:
+    """Where all rates are 1 in 50 but for the last bits of sums, the best by these bits is the best."""
+    rng = np.random.default_rng(seed)
+    sums = make_sums(GRAPH, rng, "close")
+    rows, policy = copied(GRAPH, sums), PolicySettings(pooled_mean=0.02, optimism=0.0, alpha=0.0)
+    for mode in MODES:
+        slates = CompiledSlates(GRAPH, sums)
+        user = make_user(rng, 1)
+        asked: dict[str, Any] = {"slate_size": 3, "seed": seed, "draws": lambda _: 1}
+        expected = slates.fill_around(user, policy_of(mode, policy), **asked)
+        got = ShortlistedSlates(slates, rows).fill_around(user, policy_of(mode, policy), **asked)
+        assert np.ptp(expected[1][0]) < 1e-8
+        np.testing.assert_array_equal(got[0], expected[0])
 
 
 @pytest.mark.parametrize("mode", MODES)
