@@ -30,6 +30,9 @@ def pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propen
     else:
         for slot in range(size):
             chosen[slot], explored[slot] = order[slot], False
+    if top_m <= 1 and share == 0.0 and _stand_alone(score, ranked, size):
+        propensity[:size] = 1.0
+        return
     first, end = -1, -1
     last = np.nan
     for slot in range(size):
@@ -38,6 +41,18 @@ def pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propen
             first, end = _group(score, ranked, value)
             last = value
         propensity[slot] = position_probability(first, end, slot, len(score), size, top_m, share, head, band)
+
+
+@njit
+def _stand_alone(score, ranked, size):  # type: ignore[no-untyped-def]
+    """Whether no candidate of the first `size` ranks shares its score with another one."""
+    alone, last, equal = True, ranked[size - 1], 0
+    for rank in range(1, size):
+        alone &= ranked[rank - 1] != ranked[rank]
+    if alone:
+        for i in range(len(score)):
+            equal += score[i] == last
+    return equal == 1
 
 
 @njit
