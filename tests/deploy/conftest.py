@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-sys.path.insert(0, str(DEPLOY / "kafka"))
+sys.path[:0] = [str(DEPLOY / "kafka"), str(DEPLOY / "grafana")]
 
 
 @pytest.fixture(scope="session")
