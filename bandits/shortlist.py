@@ -34,7 +34,7 @@ from bandits.slates_numba import CompiledPolicy, CompiledSlates, compiled_policy
 from bandits.sums import Float64, Int64, Sums
 
 MOST_DEPTH = MOST_RANKS  # ranks that matter; for longer slates all items are scored
-FEWEST_EDGES = 1_000  # of the user's clusters; around fewer all items are scored as fast
+FEWEST_EDGES = 256  # of the user's clusters; around fewer all items are scored as fast
 _SHARE = 4  # of the items, one in so many may be listed
 _REST = 31  # slates for which all items are scored, after a list was too long
 _MODES = (EXPLOIT, UCB, RANDOMIZED)  # with Gaussian draws anybody may be near the slate
