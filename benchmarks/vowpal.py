@@ -74,7 +74,7 @@ def _updates(graph: Graph, rng: np.random.Generator, rounds: int, size: int) -> 
 
 
 def _slates(graph: Graph, rng: np.random.Generator, rounds: int, size: int) -> list[Result]:
-    slates, policy = CompiledSlates(graph, learned_sums(graph, rng)), _RULES.compiled["ucb"]
+    slates, policy = CompiledSlates.following(graph, learned_sums(graph, rng)), _RULES.compiled["ucb"]
     requests = make_requests(graph, (rounds + 1) * size, CANDIDATES, rng)
     batches = [requests[first : first + size] for first in range(0, len(requests), size)]
 
