@@ -115,9 +115,12 @@ class Joiner(JoinerState):
             tally.impressions_other_surface += int(sizes[~(learned | future)].sum())
             late &= learned
         tally.impressions_late += int(sizes[late].sum())
-        own = True if learned is None else learned[slate]
-        tally.impressions_duplicate += int(np.count_nonzero(on_time & ~fresh & own))
-        tally.impressions_accepted += int(np.count_nonzero(fresh & own))
+        own_on_time, own_fresh = (
+            (on_time, fresh) if learned is None else (on_time & learned[slate], fresh & learned[slate])
+        )
+        accepted = int(np.count_nonzero(own_fresh))  # all of them on time
+        tally.impressions_duplicate += int(np.count_nonzero(own_on_time)) - accepted
+        tally.impressions_accepted += accepted
         at: Int64 | slice = slice(None) if fresh.all() else np.flatnonzero(fresh)
         own_slate = slate[at]
         rows = NewRows(
@@ -147,12 +150,14 @@ class Joiner(JoinerState):
         late, future = self._off_time(occurred, clicks.ingested_at_ms)
         tally.clicks_late += int(np.count_nonzero(late))
         tally.clicks_dead += int(np.count_nonzero(future))
-        timely = np.flatnonzero(~(late | future))
-        new_keys = Pairs(Texts.of(clicks.request_ids), Texts.of(clicks.item_ids))
-        keys = Pairs.concatenated([waited, new_keys.take(timely)])
+        timely = ~(late | future)
+        keys = Pairs(Texts.of(clicks.request_ids), Texts.of(clicks.item_ids))
+        as_they_are = len(resolved) == 0 and bool(timely.all())
+        if not as_they_are:
+            keys = Pairs.concatenated([waited, keys.take(timely)])
 
         def both(name: str, new: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return np.concatenate([self._clicks.take(name, resolved), new[timely]])
+            return new.copy() if as_they_are else np.concatenate([self._clicks.take(name, resolved), new[timely]])
 
         nothing = np.zeros(len(clicks), np.int64)
 
@@ -240,7 +245,10 @@ class Joiner(JoinerState):
         if not self._waiting:
             return np.empty(0, np.int64)
         waiting = self._waiting
-        called = [(at, key) for at, key in enumerate(rows.keys) if key in waiting]
+        likely = np.flatnonzero(self._waiting_hashes.may_have(self._index.hashes(rows.keys)))
+        called = [
+            (at, key) for at, key in zip(likely.tolist(), rows.keys.take(likely), strict=True) if key in waiting
+        ]
         pairs = [(number, at) for at, key in called for number in waiting[key]]
         number, at = np.array(pairs, np.int64).reshape(-1, 2).T
         return np.unique(number[self._sees(self._clicks.take("ingested", number), rows.ingested_ms[at])])

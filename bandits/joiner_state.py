@@ -10,6 +10,7 @@ from itertools import chain, count
 import numpy as np
 
 from bandits.arena import Arena, ranges
+from bandits.hash_filter import HashFilter
 from bandits.join_rule import JoinRule
 from bandits.joiner_batch import NO_FLAGS, Bool, Int32, Key
 from bandits.joiner_change import JoinerChange, Tally
@@ -49,6 +50,7 @@ class JoinerState:
         self._contexts = Arena(start=np.int64, size=np.int64)
         self._elements = Arena(cluster=np.int32, x=np.int32)
         self._waiting: dict[Key, list[int]] = {}
+        self._waiting_hashes = HashFilter(np.empty(0, np.uint64))  # so that few rows are looked for among them
         self._clicks = Arena(
             occurred=np.int64,
             ingested=np.int64,
@@ -57,6 +59,7 @@ class JoinerState:
             identity=np.int64,
             offset=np.int64,
             index=np.int32,
+            hash=np.uint64,
             open=np.bool_,
         )
         self._click_keys: deque[Key] = deque()
@@ -155,9 +158,12 @@ class JoinerState:
         )
 
     def _take_clicks(self, change: JoinerChange) -> None:
+        if not len(change.resolved) and not len(change.click_keys):
+            return
         resolved = change.resolved[change.resolved >= self._clicks.first] - self._clicks.first
-        self._clicks.view("open")[resolved] = False
         is_open = self._clicks.view("open")
+        self._waiting_hashes.remove(self._clicks.view("hash")[resolved[is_open[resolved]]])
+        is_open[resolved] = False
         for key in {self._click_keys[at] for at in resolved.tolist()}:
             left = [number for number in self._waiting.pop(key, []) if is_open[number - self._clicks.first]]
             if left:
@@ -165,6 +171,7 @@ class JoinerState:
         for number, key in zip(count(change.click_start), change.click_keys, strict=False):
             self._waiting.setdefault(key, []).append(number)
         self._click_keys.extend(change.click_keys)
+        hashes = self._index.hashes(change.click_keys)
         self._clicks.append(
             occurred=change.click_occurred_ms,
             ingested=change.click_ingested_ms,
@@ -173,8 +180,13 @@ class JoinerState:
             identity=_or_zeros(change.click_identity, len(change.click_keys)),
             offset=change.click_offset,
             index=change.click_index,
-            open=np.ones(len(change.click_keys), np.bool_),
+            hash=hashes,
+            open=True,
         )
+        if self._waiting_hashes.fits(len(self._clicks)):
+            self._waiting_hashes.add(hashes)
+        else:
+            self._waiting_hashes = HashFilter(self._clicks.view("hash")[self._clicks.view("open")])
 
     def _evict(self, change: JoinerChange) -> None:
         for number in range(self.rows.first, change.first_row) if len(self._book) else ():
@@ -185,6 +197,9 @@ class JoinerState:
         self._contexts.drop_before(kept)
         elements = int(self._contexts.view("start")[0]) if len(self._contexts) else self._elements.end
         self._elements.drop_before(elements)
+        going = self._clicks.view("open")[: max(change.first_click - self._clicks.first, 0)]
+        if len(going):
+            self._waiting_hashes.remove(self._clicks.view("hash")[: len(going)][going])
         for number in range(self._clicks.first, change.first_click):
             key = self._click_keys.popleft()
             waiting = self._waiting.get(key)

@@ -188,11 +188,10 @@ def _entries(sources: int) -> tuple[Any, ...]:
             to = load(known.counts, ITEM_BYTES)
             for at in range(row, end):
                 own, size = start + at - known.first, load(new.item_size, at)
-                store(known.item_at, own, to)
-                store(known.item_size, own, size)
-                store(known.item_hash, own, load(items, at))
                 copy_text(new.item, load(new.item_at, at), size, known.item, to - known.item_first)
                 to += size
+                store(known.item_end, own, to)
+                store(known.item_hash, own, np.uint32(load(items, at)))
                 if slot < 0:
                     enter_apart(known, new, at, start + at, request, load(items, at))
             store(known.counts, ITEM_BYTES, to)
@@ -209,7 +208,7 @@ def _entries(sources: int) -> tuple[Any, ...]:
             stop = run_end(known, run)
             if load(known.run_apart, run) > 0:
                 for number in range(max(alive.start[run], alive.first), min(stop, end)):
-                    wanted = pair_hash(alive.run_hash[run], alive.item_hash[number - alive.first])
+                    wanted = pair_hash(alive.run_hash[run], np.uint64(alive.item_hash[number - alive.first]))
                     gone = take_out(known.slots, known.last, wanted, mark_of(number, ROW))
                     counts[ENTRIES] -= gone
                     counts[APART] -= gone

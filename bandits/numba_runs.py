@@ -12,6 +12,7 @@ from bandits.numba_memory import load, pointer, prefetch, store
 from bandits.numba_texts import copy_text, mixed, same_text, text_hash
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_KEPT_BITS = np.uint64(0xFFFFFFFF)  # of the hash of an item, while its row is alive
 AHEAD = 16  # rows from asking for a slot to reading it
 LONGEST = 64  # rows of a run that are looked through
 _MOST_RUNS = 4  # of a request that are looked through
@@ -48,8 +49,7 @@ class Known(NamedTuple):
     first: Any
     end: Any
     item: Any
-    item_at: Any
-    item_size: Any
+    item_end: Any
     item_hash: Any
     item_first: Any
 
@@ -97,10 +97,9 @@ def known_rows(alive):  # type: ignore[no-untyped-def]
         pointer(alive.run_hash),
         pointer(alive.run_apart.view(np.uint8)),
         alive.first,
-        alive.first + len(alive.item_at),
+        alive.first + len(alive.item_end),
         pointer(alive.item),
-        pointer(alive.item_at),
-        pointer(alive.item_size),
+        pointer(alive.item_end),
         pointer(alive.item_hash),
         alive.item_first,
     )
@@ -125,7 +124,7 @@ def batch_rows(pairs, table):  # type: ignore[no-untyped-def]
 @njit(inline="always")
 def pair_hash(request_hash, item_hash):  # type: ignore[no-untyped-def]
     """Hash under which a row is entered by itself."""
-    return mixed(request_hash * _GOLDEN + item_hash)
+    return mixed(request_hash * _GOLDEN + (item_hash & _KEPT_BITS))
 
 
 @njit(inline="always")
@@ -160,9 +159,9 @@ def same_request(one, row, known, run):  # type: ignore[no-untyped-def]
 @njit
 def same_item(one, row, known, place):  # type: ignore[no-untyped-def]
     """True if the item of a row is that of an alive row, by its place."""
-    size = load(one.item_size, row)
-    return size == load(known.item_size, place) and same_text(
-        one.item, load(one.item_at, row), known.item, load(known.item_at, place) - known.item_first, size
+    size, start = load(one.item_size, row), load(known.item_end, place - 1) if place > 0 else known.item_first
+    return size == load(known.item_end, place) - start and same_text(
+        one.item, load(one.item_at, row), known.item, start - known.item_first, size
     )
 
 
@@ -220,7 +219,9 @@ def newest(known, pairs, row, request_hash, item_hash):  # type: ignore[no-untyp
             if same_request(pairs, row, known, run):
                 for number in range(max(load(known.start, run), known.first), run_end(known, run)):
                     place = number - known.first
-                    if load(known.item_hash, place) == item_hash and same_item(pairs, row, known, place):
+                    if load(known.item_hash, place) == item_hash & _KEPT_BITS and same_item(
+                        pairs, row, known, place
+                    ):
                         newest = max(newest, number)
         slot = (slot + 1) & known.last
     if load(known.counts, APART) > 0:

@@ -19,9 +19,11 @@ Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 UInt8 = npt.NDArray[np.uint8]
 Int32 = npt.NDArray[np.int32]
+UInt32 = npt.NDArray[np.uint32]
 
 _SMALLEST = 64
 _SPARSE = 16  # a table this many times larger than what is in it is made smaller
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _COUNTS = 5  # see `bandits.numba_rows`
 
 
@@ -40,9 +42,8 @@ class AliveRows(NamedTuple):
         request: uint8, the requests' bytes.
         request_first: number of the first of these.
         first: number of the first row.
-        item_at: int64 of each row, place of its item.
-        item_size: int64, bytes of it.
-        item_hash: uint64, of it.
+        item_end: int64 of each row, where its item ends; it begins where that of the row before ends.
+        item_hash: uint32, of it.
         item: uint8, the items' bytes.
         item_first: number of the first of these.
     """
@@ -58,9 +59,8 @@ class AliveRows(NamedTuple):
     request: UInt8
     request_first: int
     first: int
-    item_at: Int64
-    item_size: Int64
-    item_hash: UInt64
+    item_end: Int64
+    item_hash: UInt32
     item: UInt8
     item_first: int
 
@@ -109,7 +109,7 @@ class RowIndex:
         from bandits import numba_rows
 
         self._compiled = numba_rows
-        self.rows = Arena(item_at=np.int64, item_size=np.int64, item_hash=np.uint64)
+        self.rows = Arena(item_end=np.int64, item_hash=np.uint32)
         self._runs = Arena(
             start=np.int64, request_at=np.int64, request_size=np.int64, run_hash=np.uint64, run_apart=np.bool_
         )
@@ -186,6 +186,11 @@ class RowIndex:
             )
         return found
 
+    def hashes(self, pairs: Pairs) -> UInt64:
+        """One hash of each pair, uint64; of no meaning outside of this process."""
+        request, item = pairs.hashes or self._hashes(pairs)
+        return request * _ODD + item
+
     def add(self, pairs: Pairs, start: int) -> None:
         """Rows have come, numbered from `start` on."""
         if not len(self.rows):
@@ -213,21 +218,24 @@ class RowIndex:
         end = min(max(number, rows.first), rows.end)
         if end > rows.first:
             runs.drop_before(runs.first + self._compiled.drop_rows(self._alive(), end))
+            self._items.drop_before(int(rows.view("item_end")[end - rows.first - 1]))
             rows.drop_before(end)
             self._requests.drop_before(int(runs.view("request_at")[0]) if len(runs) else self._requests.end)
-            self._items.drop_before(int(rows.view("item_at")[0]) if len(rows) else self._items.end)
         entered = int(self._counts[0])
         if len(self._table) > max(_SMALLEST, _SPARSE * entered):
             self._resize(max(_SMALLEST, 1 << (4 * max(entered, 1) - 1).bit_length()))
 
     def items(self, numbers: Int64) -> Texts:
         """Item ids of alive rows by number; good after these have gone, too."""
-        at, size = self.rows.take("item_at", numbers), self.rows.take("item_size", numbers)
-        return Texts.packed(Texts(self._items.view("byte"), at - self._items.first, size).to_bytes(), size)
+        ends, place = self.rows.view("item_end") - self._items.first, numbers - self.rows.first
+        starts = np.where(place > 0, ends.take(place - 1, mode="wrap"), 0) if len(place) else place
+        sizes = ends.take(place) - starts
+        return Texts.packed(Texts(self._items.view("byte"), starts, sizes).to_bytes(), sizes)
 
     def _hashes(self, pairs: Pairs) -> PairHashes:
         hashes = PairHashes(np.empty(len(pairs), np.uint64), np.empty(len(pairs), np.uint64))
-        self._compiled.hash_pairs(pairs.columns, self._seed, *hashes)
+        if len(pairs):
+            self._compiled.hash_pairs(pairs.columns, self._seed, *hashes)
         return hashes
 
     def _alive(self) -> AliveRows:
@@ -244,8 +252,7 @@ class RowIndex:
             request=self._requests.view("byte"),
             request_first=self._requests.first,
             first=rows.first,
-            item_at=rows.view("item_at"),
-            item_size=rows.view("item_size"),
+            item_end=rows.view("item_end"),
             item_hash=rows.view("item_hash"),
             item=self._items.view("byte"),
             item_first=self._items.first,
