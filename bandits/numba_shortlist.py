@@ -135,6 +135,7 @@ def _find(near, clusters):  # type: ignore[no-untyped-def]
             for line in range(3):
                 prefetch(rows, 3 * run + line * TOGETHER)
             for at in range(run, min(run + TOGETHER, stop)):
+                prefetch(place, load(items, min(at + 2 * _AHEAD, stop - 1)))
                 item = np.int64(load(items, at))
                 slot = np.int64(load(place, item))
                 is_new = slot < 0

@@ -150,7 +150,8 @@ def compile_shortlist() -> None:
         version="warm-up", centroids=[], n_clusters=1, item_ids=["i"], edge_item=[0], edge_cluster=[0]
     )
     sums, rows = Sums.zeros(graph), ClusterRows(graph)
-    rows.copy_more(sums.edge)
+    while not rows.ready:
+        rows.copy_more(sums.edge)
     rows.follow(graph.item_ptr, sums.edge, np.zeros(1, np.int32), np.ones((1, 3), np.int64))
     slates = ShortlistedSlates(CompiledSlates(graph, sums), rows)
     policy = compiled_policy("ucb", PolicySettings(), top_m=1, explore_share=0.0)

@@ -35,9 +35,8 @@ _FOLLOWED = 1_000
 def run(quick: bool) -> list[Result]:
     rng = np.random.default_rng(8)
     graph = _graph(*((2_000, 128) if quick else (200_000, 4_000)), rng)
-    sums, rows = _sums(graph, rng), ClusterRows(graph)
-    while not rows.ready:
-        rows.copy_more(sums.edge)
+    sums = _sums(graph, rng)
+    rows = _copied(graph, sums)
     slates = CompiledSlates.following(graph, sums)
     shortlisted = ShortlistedSlates(slates, rows)
     ways: dict[str, CompiledSlates | ShortlistedSlates] = {"": shortlisted, ", all items scored": slates}
@@ -74,6 +73,13 @@ def run(quick: bool) -> list[Result]:
     return [*results, _following(graph, sums, rows, rng)]
 
 
+def _copied(graph: Graph, sums: Sums) -> ClusterRows:
+    rows = ClusterRows(graph)
+    while not rows.ready:
+        rows.copy_more(sums.edge)
+    return rows
+
+
 def _policy(mode: str) -> CompiledPolicy:
     policy = compiled_policy(mode, PolicySettings(), top_m=1, explore_share=0.0)
     assert policy is not None
@@ -92,9 +98,7 @@ def _following(graph: Graph, sums: Sums, rows: ClusterRows, rng: np.random.Gener
         rows.follow(graph.item_ptr, sums.edge, items, new)
         spent.append(time.thread_time() - began)
         sums.edge[edges] = new
-    again = ClusterRows(graph)
-    again.copy_more(sums.edge, graph.n_edges)
-    assert np.array_equal(rows.rows, again.rows)
+    assert np.array_equal(rows.rows, _copied(graph, sums).rows)
     return Result.of("following, an item of a change", [one * 1e9 / len(items) for one in spent], "ns")
 
 
