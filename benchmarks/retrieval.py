@@ -89,6 +89,7 @@ def _policy(mode: str) -> CompiledPolicy:
 def _following(graph: Graph, sums: Sums, rows: ClusterRows, rng: np.random.Generator) -> Result:
     """An edge that changed has to be put where it lies by cluster."""
     spent = []
+    rows.follow(graph.item_ptr, sums.edge, np.empty(0, np.int32), np.empty((0, 3), np.int64))  # compiled now
     for _ in range(ROUNDS):
         items = np.sort(rng.permutation(graph.n_items)[:_FOLLOWED]).astype(np.int32)
         edges = (items[:, None].astype(np.int64) * _DEGREE + np.arange(_DEGREE)).ravel()
