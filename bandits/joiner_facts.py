@@ -95,14 +95,16 @@ def _rewards(state: JoinerState, reactions: Reactions, change: JoinerChange) -> 
 
 
 def _closings(state: JoinerState, rows: Int64, change: JoinerChange) -> _Facts:
-    earned = dict(zip(change.reward_row.tolist(), change.reward_total.tolist(), strict=True))  # the last one holds
-    numbers = rows.tolist()
-    reward = [earned[row] if row in earned else state.earned(row) for row in numbers]
+    reward = state.earned(rows[: np.searchsorted(rows, change.row_start)])
+    reward = np.concatenate([reward, np.zeros(len(rows) - len(reward), np.int64)])
+    place = np.searchsorted(rows, change.reward_row)
+    here = np.flatnonzero(np.isin(change.reward_row, rows))
+    reward[place[here]] = change.reward_total[here]  # of several to one row the last one holds
     return _Facts(
         row=rows,
         item_ids=state.items_of(rows, change),
         impression=1,
-        reward=np.array(reward, np.int64),
+        reward=reward,
         opening=-1,
         topic=IMPRESSIONS_TOPIC,
         offset=_either(state.in_flight, "offset", rows, change.row_offset, change.row_start),

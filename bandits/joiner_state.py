@@ -189,8 +189,10 @@ class JoinerState:
             self._waiting_hashes = HashFilter(self._clicks.view("hash")[self._clicks.view("open")])
 
     def _evict(self, change: JoinerChange) -> None:
-        for number in range(self.rows.first, change.first_row) if len(self._book) else ():
-            self._book.forget(number)
+        if len(self._book):
+            going = self.rows.view("rewarded")[: max(change.first_row - self.rows.first, 0)]
+            for number in (self.rows.first + np.flatnonzero(going)).tolist():
+                self._book.forget(number)
         self._index.drop_before(change.first_row)
         self.rows.drop_before(change.first_row)
         kept = int(self.rows.view("context")[0]) if len(self.rows) else self._contexts.end
@@ -265,9 +267,12 @@ class JoinerState:
         old, new = rows[rows < change.row_start], rows[rows >= change.row_start] - change.row_start
         return Texts.concatenated([self._index.items(old), change.row_keys.item.take(new)])
 
-    def earned(self, row: int) -> int:
-        """What a row has earned, where that is kept; unit 2^-15."""
-        return self._book.total(row)
+    def earned(self, rows: Int64) -> Int64:
+        """What alive rows have earned, by number, where that is kept; int64, unit 2^-15."""
+        reward = np.zeros(len(rows), np.int64)
+        for at in np.flatnonzero(self.rows.take("rewarded", rows)).tolist():
+            reward[at] = self._book.total(int(rows[at]))
+        return reward
 
     def closing_rows(self, change: JoinerChange) -> Int64:
         """Numbers of the rows that a change takes out of flight, ascending."""
