@@ -160,6 +160,12 @@ def add_plain_term(a, d, b, w, plain, total, square, blank):  # type: ignore[no-
 
 
 @njit(inline="always")
+def ask_for_draw(quantiles, offset, factor, key):  # type: ignore[no-untyped-def]
+    """Ask for what `settle` reads of a candidate's draw, where scores are drawn from the table."""
+    prefetch(quantiles, COARSE + np.int64(key_bits(offset, factor, key) >> _TOP_16))
+
+
+@njit(inline="always")
 def settle(i, total, square, blank, policy, quantiles, offset, factor, key, score, mean, width):  # type: ignore[no-untyped-def]
     """Write score, mean and width of candidate i from what its edges added up to."""
     at_width = math.sqrt(square)

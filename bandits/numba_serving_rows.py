@@ -29,6 +29,7 @@ from bandits.numba_scores import (
     add_centred_term,
     add_plain,
     add_plain_term,
+    ask_for_draw,
     centred_terms,
     item_term,
     item_terms,
@@ -45,6 +46,7 @@ _D_MASK, _HALF_MASK = (1 << _D_BITS) - 1, (1 << _HALF_BITS) - 1
 _BLOCK = 4  # candidates of one stage
 _AHEAD = 8  # candidates from one stage to the next
 _KEPT = 4 * _AHEAD
+_LAST_KEPT = _KEPT - 1  # all bits are set
 _WORD = 8
 _LONGEST = HEAD + (CLUSTER + SUMS) * MOST_EDGES
 
@@ -104,8 +106,9 @@ def score_rows(view, items, n, clusters, k, weights, policy, quantiles, seed, sc
     plain, centred = plain_terms(policy), centred_terms(policy)
     offset, factor = stream_key(seed, OPTIMISM if randomized else THOMPSON)
     # Of each candidate on its way: where its row is, how many of its edges are to the user's clusters, where their
-    # sums are; and with which weights.
-    way_array, factors_array = np.empty(_KEPT * (2 + k), np.int64), np.empty(_KEPT * k)
+    # sums are; with which weights, and what `item_term` makes of the item.
+    of_way = 2 + k
+    way_array, factors_array = np.empty(_KEPT * of_way, np.int64), np.empty(_KEPT * of_way)
     way, factors = pointer(way_array), pointer(factors_array)
     for first in range(0, n + 3 * _AHEAD, _BLOCK):
         for i in _stage(first, 0, n):
@@ -114,30 +117,33 @@ def score_rows(view, items, n, clusters, k, weights, policy, quantiles, seed, sc
             at = base + LINE * np.int64(load(starts, load(items, i)))
             prefetch(int64_at(at), 0)
             prefetch(int64_at(at), LINE // _WORD)
-            store(way, (i % _KEPT) * (2 + k), at)
+            store(way, (i & _LAST_KEPT) * of_way, at)
         for i in _stage(first, 2, n):
-            own, own_factors = advance(way, (i % _KEPT) * (2 + k)), advance(factors, (i % _KEPT) * k)
-            count = _match(load(own, 0), clusters, k, weights, advance(own, 2), own_factors)
-            store(own, 1, count)
-            for edge in range(count):
-                prefetch(int64_at(load(own, 2 + edge)), 0)
+            own, own_factors = advance(way, (i & _LAST_KEPT) * of_way), advance(factors, (i & _LAST_KEPT) * of_way)
+            head = int64_at(load(own, 0))
+            store(own, 1, _match(load(own, 0), clusters, k, weights, advance(own, 2), advance(own_factors, 2)))
+            if randomized:
+                ask_for_draw(quantiles, offset, factor, np.uint64(load(head, 0)))
+                of_one, towards = item_term(load(head, 1), load(head, 2), centred)
+                store(own_factors, 0, of_one)
+                store(own_factors, 1, towards)
         for i in _stage(first, 3, n):
-            own, own_factors = advance(way, (i % _KEPT) * (2 + k)), advance(factors, (i % _KEPT) * k)
+            own, own_factors = advance(way, (i & _LAST_KEPT) * of_way), advance(factors, (i & _LAST_KEPT) * of_way)
             head, count = int64_at(load(own, 0)), load(own, 1)
             total, square, blank = 0.0, 0.0, 0.0
             if load(head, 3) == _ELSEWHERE:
                 item = np.int64(load(items, i))
                 total, square, blank = _terms_from_sums(view, item, clusters, k, weights, policy)
             elif randomized:
-                of_one, towards = item_term(load(head, 1), load(head, 2), centred)
+                of_one, towards = load(own_factors, 0), load(own_factors, 1)
                 for edge in range(count):
                     a, d, b = _sums_at(load(own, 2 + edge))
-                    w = load(own_factors, edge)
+                    w = load(own_factors, 2 + edge)
                     total, square = add_centred_term(a, d, b, w, centred, of_one, towards, total, square)
             else:
                 for edge in range(count):
                     a, d, b = _sums_at(load(own, 2 + edge))
-                    w = load(own_factors, edge)
+                    w = load(own_factors, 2 + edge)
                     total, square, blank = add_plain_term(a, d, b, w, plain, total, square, blank)
             key = np.uint64(load(head, 0))
             settle(i, total, square, blank, policy, quantiles, offset, factor, key, score, mean, width)
@@ -154,7 +160,7 @@ def _stage(first, number, n):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _match(at, clusters, k, weights, to_edges, to_factors):  # type: ignore[no-untyped-def]
-    """Addresses of the sums of a row's edges to the clusters, and the weights of those, ascending; how many."""
+    """Ask for the sums of a row's edges to the clusters; their addresses, and weights, ascending; how many."""
     size, count = load(int64_at(at), 3), np.int64(0)
     row, sums = int16_at(at + HEAD), at + _first_sums(size)
     if size > MOST_EDGES:
@@ -166,9 +172,12 @@ def _match(at, clusters, k, weights, to_edges, to_factors):  # type: ignore[no-u
         if long:
             same |= equal_short_lanes(advance(row, SHORT_LANES), cluster) << np.uint64(SHORT_LANES)
         edge = lowest_bit(same)
-        store(to_edges, count, sums + SUMS * edge)  # overwritten unless counted: no branch
+        found = edge < size
+        place = sums + SUMS * edge if found else at  # the head is at hand already: no branch
+        prefetch(int64_at(place), 0)
+        store(to_edges, count, place)  # overwritten unless counted
         store(to_factors, count, load(weights, c))
-        count += edge < size
+        count += found
     return count
 
 

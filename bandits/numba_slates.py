@@ -11,6 +11,7 @@ from bandits.draws import EXPLORE_COIN, EXPLORE_ORDER, TIES, TOP_M
 from bandits.numba_draws import key_bits, key_uniform, stream_key
 from bandits.slate_propensity import EXPLORED_SLOTS
 
+_COUNTED = 256  # candidates among whom it is faster to count the better ones for each slot than to rank them
 _FEW = 48  # ranks up to which the best are kept in order one by one; beyond, all are sorted
 
 
@@ -154,6 +155,13 @@ def _sorted(score, keys, seed):  # type: ignore[no-untyped-def]
 def mark_beyond_means(mean, chosen, explored):  # type: ignore[no-untyped-def]
     """Mark those that the mean alone would not have put in the slate (`bandits.slates.beyond_means`)."""
     size = len(chosen)
+    if len(mean) <= _COUNTED:
+        for slot in range(size):
+            better, value = 0, mean[chosen[slot]]
+            for i in range(len(mean)):
+                better += mean[i] > value
+            explored[slot] = explored[slot] or better >= size
+        return
     if size <= _FEW:
         best, count = np.empty(size), 0
         for i in range(len(mean)):
