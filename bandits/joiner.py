@@ -309,5 +309,6 @@ def compile_joins(rule: JoinRule) -> Outcomes:
     clicks = Clicks(request, items[:1], one, one, one, one, cluster)
     outcomes, change = joiner.join(shown, clicks)
     joiner.apply(change)
+    items.to_bytes()  # as ids are written
     joiner.apply(joiner.join(Impressions.none(), clicks, clock_ms=2**60)[1])  # by then all is forgotten
     return outcomes
