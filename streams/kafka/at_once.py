@@ -1,4 +1,4 @@
-"""Several recoveries at once: most of their time they wait for the broker and for the disk.
+"""Several things at once that wait for the broker and for the disk: recoveries, and what a kind of rounds does.
 
 Invariant: when `all_at_once` returns, raises or is cancelled, nothing that it began is still going on.
 """

@@ -3,6 +3,7 @@
 Its micro-batches are committed in rounds with those of the worker's other joiner partitions (`joiner_rounds`).
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,6 +57,7 @@ class JoinerPartition(Partition):
         self._fetched = SideBySide(self.tps)
         self._take_at_s = 0.0
         self._close_at_s = 0.0
+        self._stored: Mapping[TP, int] = {}
         self._impression_decoder, self._click_decoder = around.decoders
 
     def positions(self) -> Mapping[TP, int]:
@@ -64,8 +66,17 @@ class JoinerPartition(Partition):
         return {self.impressions: joiner.impressions_position, self.clicks: joiner.clicks_position}
 
     def stored_positions(self) -> Mapping[TP, int]:
-        """The same: nothing is taken in before it is written."""
-        return self.positions()
+        """What has been written, and sent."""
+        return self._stored
+
+    def acknowledge(self, change: JoinerChange) -> None:
+        """Note that a change has been written, and what follows from it sent."""
+        self._stored = {self.impressions: change.impressions_position, self.clicks: change.clicks_position}
+
+    async def start(self, arrived: asyncio.Event) -> None:
+        """Say where to start: where the store is."""
+        await super().start(arrived)
+        self._stored = self.positions()
 
     def wants(self, tp: TP) -> bool:
         """True unless enough of a topic waits: one that is ahead of the other is held back."""
@@ -121,7 +132,7 @@ class JoinerPartition(Partition):
         self.state.close()
 
     def join(self, chunks: Sequence[Chunk], clock_ms: int | None = None) -> "Joined":
-        """A micro-batch, of events or of closing windows, joined without changing anything.
+        """A micro-batch, of events or of closing windows, joined without changing anything; from any thread.
 
         Args:
             chunks: of events; may be none.
@@ -154,7 +165,7 @@ class JoinerPartition(Partition):
         for topic, decoded in ((self.impressions.topic, shown), (self.clicks.topic, clicked)):
             outbox += letters(self.around.names, topic, self.number, decoded.refused)
             head.dead_letters += len(decoded.refused)
-        return Joined(self, head, change, outbox, state.batch(head, change, outbox))
+        return Joined(self, head, change, outbox, state.batch(change, outbox))
 
     def decode(
         self, chunks: Sequence[Chunk], head: kafka_state_pb2.JoinerHead
@@ -187,7 +198,7 @@ class Joined:
         head: after it.
         change: of the joiner.
         outbox: what must be sent, without epochs.
-        batch: all of that for the store.
+        batch: change and outbox for the store; the head comes with `seal`.
     """
 
     partition: JoinerPartition
@@ -196,14 +207,21 @@ class Joined:
     outbox: list[Outgoing]
     batch: Batch
 
+    def take_over(self) -> None:
+        """Let the partition go on from it, in memory; what has been sent meanwhile is in the head before."""
+        before = self.partition.state.head
+        self.head.sent = before.sent
+        self.head.ledger_offsets.update(before.ledger_offsets)
+        self.partition.state.head = self.head
+        self.partition.state.joiner.apply(self.change)
+
+    def seal(self) -> None:
+        """Put the head behind it, with what has been sent by now; before the partition joins the next one."""
+        self.partition.state.put_head(self.batch, self.head)
+
     def write(self) -> None:
         """Write it to the store; from any thread."""
         self.partition.state.store.write(self.batch)
-
-    def take_over(self) -> None:
-        """Let the partition go on from it, once it has been written."""
-        self.partition.state.head = self.head
-        self.partition.state.joiner.apply(self.change)
 
 
 def folder_of(data_dir: Path, number: int) -> Path:

@@ -87,7 +87,7 @@ async def _go_on(partition: JoinerPartition, sequence: int) -> None:
             partition.jump(tp, max(first, partition.positions()[tp]))
     outbox = partition.state.outbox()
     _settle(partition, sequence=sequence, keep_outbox=True)
-    await send_outboxes(partition.around, [(partition, outbox)])
+    await send_outboxes(partition.around, [(partition, partition.state.joiner.sequence, outbox)])
 
 
 def _settle(partition: JoinerPartition, *, sequence: int, keep_outbox: bool = False) -> None:

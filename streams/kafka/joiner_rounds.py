@@ -2,7 +2,7 @@
 
 The commit path of a round:
 
-    1. decode and join each partition's micro-batch, without changing the joiners
+    1. decode and join each partition's micro-batch, and let the joiner in memory go on from it
     2. write ONE WriteBatch for each partition, synced, side by side: the joiner's change, both positions, and the
        outbox (the ledger records of the micro-batch split by partition, its dead letters)
     3. send all outboxes: for each ledger partition one record batch, with one record of each joiner partition
@@ -10,15 +10,23 @@ The commit path of a round:
     5. mark it as sent; the mark is written with the partition's next micro-batch
     6. acknowledge: the positions may be copied to the group
 
+Step 1 of a round goes on while the round before it is in its steps 2 to 6; step 2 waits until those are over. So
+one round at most is on its way, and one at most is in memory alone.
+
 A crash before 2 has happened never, for each partition whose store was not yet written. After 2 the micro-batch is
 decided: whoever recovers sends the same bytes with the same sequence, and learners drop what they have. Only one
 micro-batch of a partition is on its way at a time, so that only the last one in the ledger can be incomplete.
+
+Memory is ahead of the disk from 1 to 2. What fails in between ends the process, and a partition that is given up
+forgets its joiner: whoever goes on reads the disk.
 """
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from streams.failpoints import failpoint
+from streams.kafka.at_once import all_at_once
 from streams.kafka.chunk import Chunk
 from streams.kafka.joiner_partition import Joined, JoinerPartition
 from streams.kafka.ledger import with_epoch
@@ -26,17 +34,49 @@ from streams.kafka.partition import Surroundings
 from streams.kafka.rounds import Rounds
 from streams.kafka.sender import Outgoing, Pair
 
+_BESIDE_BYTES = 64 << 10  # from which on a round is worth handing to another thread
+
+Outbox = tuple[JoinerPartition, int, Sequence[Outgoing]]  # with the sequence of the change in the partition's store
+
 
 class JoinerRounds(Rounds[JoinerPartition]):
-    """Commits the joiner partitions of a worker."""
+    """Commits the joiner partitions of a worker.
+
+    Args:
+        around: what all partitions share.
+    """
+
+    def __init__(self, around: Surroundings) -> None:
+        super().__init__(around)
+        self._joined: asyncio.Queue[list[Joined]] = asyncio.Queue(1)
+        self._joining_bytes = 0
+        self._delivering_bytes = 0
+
+    @property
+    def is_behind(self) -> bool:
+        """True while a whole round or more is waiting or on its way."""
+        size = self._waiting_bytes() + self._joining_bytes + self._delivering_bytes
+        return size >= self.around.settings.max_batch_bytes
+
+    async def run(self) -> None:
+        """Commit what comes, for ever."""
+        await all_at_once([super().run(), self._deliver()])
 
     async def commit(self, taken: Sequence[tuple[JoinerPartition, Sequence[Chunk]]]) -> None:
-        """Commit a round."""
-        await commit_round(self.around, taken)
+        """Join a round, and hand it on once the one before has been delivered."""
+        self._joining_bytes = sum(chunk.size for _, chunks in taken for chunk in chunks)
+        joined = await _join(self.around, taken)
+        await self._joined.join()
+        for one in joined:
+            one.seal()
+        self._delivering_bytes, self._joining_bytes = self._joining_bytes, 0
+        self._joined.put_nowait(joined)
 
-    def due_in_s(self) -> float | None:
-        """Nothing is due without events."""
-        return None
+    async def _deliver(self) -> None:
+        while True:
+            await _deliver(self.around, await self._joined.get())
+            self._delivering_bytes = 0
+            self._joined.task_done()
 
 
 async def commit_round(
@@ -45,37 +85,55 @@ async def commit_round(
     *,
     clock_ms: int | None = None,
 ) -> None:
-    """Make micro-batches durable; the steps are those of the module's head.
+    """Make micro-batches durable, one step after the other; the steps are those of the module's head.
 
     Args:
         around: what partitions share.
         taken: their chunks; none of them where windows have closed.
         clock_ms: of the joiners, if it is known already; None = their clocks as they are.
     """
-    # 1. join
-    joined: list[Joined] = []
-    for partition, chunks in taken:
-        joined.append(partition.join(chunks, clock_ms))
-        await asyncio.sleep(0)  # a partition may take long when it catches up
-    failpoint("joiner-joined")
-    # 2. write
-    await around.disk.run([lambda one=one: _write(one) for one in joined])  # type: ignore[misc]
+    joined = await _join(around, taken, clock_ms)
+    for one in joined:
+        one.seal()
+    await _deliver(around, joined)
+
+
+async def _join(
+    around: Surroundings,
+    taken: Sequence[tuple[JoinerPartition, Sequence[Chunk]]],
+    clock_ms: int | None = None,
+) -> list[Joined]:
+    """Step 1."""
+    works = [partial(one.join, chunks, clock_ms) for one, chunks in taken]
+    if sum(chunk.size for _, chunks in taken for chunk in chunks) < _BESIDE_BYTES:
+        joined = [work() for work in works]
+    else:
+        joined = await around.joins.run(works)
     for one in joined:
         one.take_over()
+    failpoint("joiner-joined")
+    return joined
+
+
+async def _deliver(around: Surroundings, joined: Sequence[Joined]) -> None:
+    """Steps 2 to 6."""
+    # 2. write
+    await around.disk.run([partial(_write, one) for one in joined])
     failpoint("joiner-written")
-    # 3. and 4. send and wait
-    await send_outboxes(around, [(one.partition, one.outbox) for one in joined])
+    # 3. to 5. send, wait and mark
+    await send_outboxes(around, [(one.partition, one.change.sequence, one.outbox) for one in joined])
+    # 6. acknowledge
+    for one in joined:
+        one.partition.acknowledge(one.change)
 
 
-async def send_outboxes(
-    around: Surroundings, outboxes: Sequence[tuple[JoinerPartition, Sequence[Outgoing]]]
-) -> None:
+async def send_outboxes(around: Surroundings, outboxes: Sequence[Outbox]) -> None:
     """Steps 3 to 5."""
     ledger = around.names.outcomes
-    refused = [out for _, outbox in outboxes for out in outbox if out.topic != ledger]
+    refused = [out for _, _, outbox in outboxes for out in outbox if out.topic != ledger]
     facts: dict[int, list[Pair]] = {}
     owners: dict[int, list[JoinerPartition]] = {}
-    for partition, outbox in outboxes:
+    for partition, _, outbox in outboxes:
         for out in outbox:
             if out.topic == ledger:
                 facts.setdefault(out.partition, []).append((None, with_epoch(out.value or b"", partition.epoch)))
@@ -93,8 +151,8 @@ async def send_outboxes(
                     partition.state.head.ledger_offsets[at] = offset + 1
     failpoint("joiner-sent")
     # 5. mark
-    for partition, _ in outboxes:
-        partition.state.head.sent = partition.state.joiner.sequence
+    for partition, sequence, _ in outboxes:
+        partition.state.head.sent = sequence
     failpoint("joiner-marked")
 
 

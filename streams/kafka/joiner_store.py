@@ -63,27 +63,30 @@ class JoinerStore:
         """Sequence in the ledger of the last change."""
         return self.joiner.sequence + self.head.sequence_shift
 
-    def batch(self, head: kafka_state_pb2.JoinerHead, change: JoinerChange, outbox: Sequence[Outgoing]) -> Batch:
-        """A micro-batch to be written; `outbox` without epochs."""
+    def batch(self, change: JoinerChange, outbox: Sequence[Outgoing]) -> Batch:
+        """A micro-batch to be written, once it has its head; `outbox` without epochs."""
         batch = Batch()
         batch.put(CHANGE, change.sequence, encode_change(change))
         batch.delete_below(CHANGE, 0, change.keep_from)
-        batch.delete_below(OUTBOX, 0, head.sent + 1)
         for number, outgoing in enumerate(outbox):
             batch.put(OUTBOX, number_bytes(change.sequence) + number_bytes(number), _encode(outgoing))
-        batch.put(HEAD, b"", head.SerializeToString())
         return batch
+
+    def put_head(self, batch: Batch, head: kafka_state_pb2.JoinerHead) -> None:
+        """Add the head, and drop what it says has been sent."""
+        batch.delete_below(OUTBOX, 0, head.sent + 1)
+        batch.put(HEAD, b"", head.SerializeToString())
 
     def write(self, head: kafka_state_pb2.JoinerHead, change: JoinerChange) -> None:
         """Write a micro-batch that has nothing to send."""
-        self.store.write(self.batch(head, change, []))
-        self.head = head
+        self._write(self.batch(change, []), head)
 
     def write_head(self, head: kafka_state_pb2.JoinerHead) -> None:
         """Write the head, and drop what it says has been sent."""
-        batch = Batch()
-        batch.delete_below(OUTBOX, 0, head.sent + 1)
-        batch.put(HEAD, b"", head.SerializeToString())
+        self._write(Batch(), head)
+
+    def _write(self, batch: Batch, head: kafka_state_pb2.JoinerHead) -> None:
+        self.put_head(batch, head)
         self.store.write(batch)
         self.head = head
 

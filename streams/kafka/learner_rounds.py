@@ -4,13 +4,16 @@ The commit path of a round:
 
     1. fold the ledger records of all partitions into the sums with one call, dropping repeats and what replaced
        owners wrote too late
-    2. if the last publication is long enough ago: write ONE WriteBatch for each partition, synced, side by side:
-       the rows that changed since, and the head (position, applied sequences, epochs, graph)
+    2. if the last publication is over and long enough ago: write ONE WriteBatch for each partition, synced, side by
+       side: the rows that changed since, and the head (position, applied sequences, epochs, graph)
     3. send the same rows of all partitions, each partition's mark last; after a switch of graphs an announcement
        first, and tombstones of rows that are gone
     4. wait until the broker has them
     5. remember the published positions; they are written with the next micro-batch
     6. acknowledge: the positions on disk may be copied to the group
+
+Rounds are folded while rows of earlier ones are in their steps 2 to 6: what is written and published is made of the
+rows and the head at one moment, and of nothing that comes later. One publication is on its way at a time.
 
 A crash before 2 has happened never: the ledger is the log, and is folded again from the positions on disk. Rows are
 published after they are on disk, so nothing published is ahead of what can be restored; and every row says which
@@ -20,20 +23,23 @@ again.
 Before 1, what the graph marks of a round need is loaded: until it can be, nothing is folded.
 """
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from bandits.ledger_run import Delivery, fold_run
 from bandits.sums import Int32
 from streams.failpoints import failpoint
+from streams.kafka.at_once import all_at_once
 from streams.kafka.chunk import Chunk
 from streams.kafka.graph_loading import load_marked
 from streams.kafka.learner_partition import LearnerPartition
 from streams.kafka.parameter_rows import MARK_KEY, fence_key
 from streams.kafka.partition import Surroundings
-from streams.kafka.rounds import Rounds
+from streams.kafka.rounds import Rounds, wait_for
 from streams.kafka.sender import Pair
 from streams.kafka.shared_sums import SharedSums
 from streams.outcome_codec import LedgerError, Message, decode_run
@@ -44,6 +50,7 @@ from streams.store import Batch
 # round waits, whoever follows the rows is behind in any case, and rows that soon change again are not sent at all.
 _SHARE = 3
 _LONGEST_PAUSE_S = 1.0
+_LOOK_AGAIN_S = 0.05  # whether rows are due at last
 
 _Record = tuple[LearnerPartition, int, Message]
 _Changed = tuple[SharedSums, Int32]  # numbers of items under a graph
@@ -54,11 +61,15 @@ class LearnerRounds(Rounds[LearnerPartition]):
 
     Args:
         around: what all partitions share.
+        is_behind: whether joiners of this worker have more to do than one round.
     """
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: Surroundings, is_behind: Callable[[], bool] = lambda: False) -> None:
         super().__init__(around)
+        self._is_behind = is_behind
         self._changed: list[_Changed] = []
+        self._folded = asyncio.Event()
+        self._ahead_since_s = 0.0
         self._published_at_s = 0.0
         self._publishing_took_s = 0.0
 
@@ -66,57 +77,65 @@ class LearnerRounds(Rounds[LearnerPartition]):
         """Begin to commit a partition; rows that its last owner had not published go out with the next ones."""
         await super().add(partition)
         self._changed.append((partition.shared, partition.unpublished()))
+        self._folded.set()
+
+    async def run(self) -> None:
+        """Fold what comes and publish what changed, for ever."""
+        await all_at_once([super().run(), self._publish_all()])
+
+    async def commit(self, taken: Sequence[tuple[LearnerPartition, Sequence[Chunk]]]) -> None:
+        """Step 1, the fold of a round."""
+        await load_marked(taken)
+        if not any(map(_is_ahead, self.partitions)):
+            self._ahead_since_s = time.monotonic()
+        self._changed += _fold(taken)
+        failpoint("learner-folded")
+        self._folded.set()
+        await asyncio.sleep(0)  # chunks must come in while a worker catches up, and rows go out
 
     def due_in_s(self) -> float | None:
-        """When the next publication is due."""
+        """When the next publication is due; None = nothing has changed."""
         if not any(map(_is_ahead, self.partitions)):
             return None
         settings, waiting = self.around.settings, self._waiting_bytes()
-        pause_s = settings.publish_interval_ms / 1000
-        if waiting >= settings.max_batch_bytes:
-            pause_s = max(pause_s, _LONGEST_PAUSE_S)
+        pause_s, since_s = settings.publish_interval_ms / 1000, self._published_at_s
+        if waiting >= settings.max_batch_bytes or self._is_behind():
+            pause_s, since_s = max(pause_s, _LONGEST_PAUSE_S), max(since_s, self._ahead_since_s)
         elif waiting:
             pause_s = max(pause_s, min(_SHARE * self._publishing_took_s, _LONGEST_PAUSE_S))
-        return self._published_at_s + pause_s - time.monotonic()
+        return since_s + pause_s - time.monotonic()
 
-    async def commit(self, taken: Sequence[tuple[LearnerPartition, Sequence[Chunk]]]) -> None:
-        """Fold a round, publish when it is due; the steps are those of the module's head."""
-        # 1. fold
-        if taken:
-            await load_marked(taken)
-            self._changed += _fold(taken)
-            failpoint("learner-folded")
-        due_s = self.due_in_s()
-        if due_s is not None and due_s <= 0:
-            self._published_at_s = time.monotonic()
-            await self._publish()
-            self._publishing_took_s = time.monotonic() - self._published_at_s
+    async def _publish_all(self) -> None:
+        while True:
+            self._folded.clear()
+            due_s = self.due_in_s()
+            if due_s is None:
+                await self._folded.wait()
+            elif due_s > 0:
+                await wait_for(self._folded, min(due_s, _LOOK_AGAIN_S))
+            else:
+                self._published_at_s = time.monotonic()
+                await self.publish()
+                self._publishing_took_s = time.monotonic() - self._published_at_s
 
-    async def _publish(self) -> None:
-        """Steps 2 to 5."""
+    async def publish(self) -> None:
+        """Steps 2 to 6, with the rows as they are now; meanwhile other rounds may be folded."""
         partitions = list(filter(_is_ahead, self.partitions))
         rows = self._changed_rows()
-        positions = {partition.number: partition.learner.position for partition in partitions}
+        publications = [
+            _Publication.of(partition, *rows.get(partition.number, ([], []))) for partition in partitions
+        ]
         # 2. write
-        batches = [(partition, partition.batch(*rows.get(partition.number, ([], [])))) for partition in partitions]
-        await self.around.disk.run([lambda pair=pair: _write(*pair) for pair in batches])  # type: ignore[misc]
+        await self.around.disk.run([publication.write for publication in publications])
         failpoint("learner-written")
         # 3. and 4. send and wait
-        gone = {partition.number: sorted(partition.gone) for partition in partitions}
-        pairs = {
-            partition.number: _pairs(partition, *rows.get(partition.number, ([], [])), gone[partition.number])
-            for partition in partitions
-        }
-        ends = await self.around.sender.send_batches(self.around.names.parameters, pairs)
+        pairs = {publication.partition.number: publication.pairs for publication in publications}
+        ends = await self.around.rows_sender.send_batches(self.around.names.parameters, pairs)
         failpoint("learner-published")
         # 5. remember
         is_sure = self.around.consumer.thread.is_sure  # else another owner's fence may lie before these rows
-        for partition in partitions:
-            if is_sure:
-                partition.head.parameters_end = ends[partition.number][-1] + 1
-            partition.head.published_position = positions[partition.number]
-            partition.announced_at = partition.switched_at
-            partition.told(gone[partition.number])
+        for publication in publications:
+            publication.remember(ends[publication.partition.number][-1] + 1 if is_sure else None)
         failpoint("learner-marked")
 
     def _changed_rows(self) -> dict[int, tuple[list[str], list[bytes]]]:
@@ -154,16 +173,58 @@ def _current(shared: SharedSums, items: Int32) -> Int32:
     return items[np.isin(shared.partition[items], [*shared.holders])]
 
 
-def _pairs(partition: LearnerPartition, names: list[str], rows: list[bytes], gone: list[str]) -> list[Pair]:
-    """What a partition publishes, in this order."""
-    mark = partition.head.mark.SerializeToString()
-    first: list[Pair] = []
-    if partition.announced_at < partition.switched_at:
-        # Whoever reads on from here knows that these rows are of another graph, before the mark comes.
-        first = [(fence_key(partition.epoch), mark)]
-    tombstones: list[Pair] = [(name.encode(), None) for name in gone]
-    keys = [name.encode() for name in names]
-    return [*first, *zip(keys, rows, strict=True), *tombstones, (MARK_KEY, mark)]
+@dataclass(frozen=True, eq=False)
+class _Publication:
+    """What is written and published of a partition; the partition may be folded further meanwhile.
+
+    Attributes:
+        partition: it.
+        position: of the ledger, that it includes.
+        switched_at: the last switch of graphs that it includes.
+        gone: items of which it takes the rows out.
+        batch: for the store.
+        pairs: for the parameters topic, in this order.
+    """
+
+    partition: LearnerPartition
+    position: int
+    switched_at: int
+    gone: list[str]
+    batch: Batch
+    pairs: list[Pair]
+
+    @classmethod
+    def of(cls, partition: LearnerPartition, names: list[str], rows: list[bytes]) -> "_Publication":
+        """A publication of some rows as they are now."""
+        batch = partition.batch(names, rows)
+        gone = sorted(partition.gone)
+        mark = partition.head.mark.SerializeToString()
+        first: list[Pair] = []
+        if partition.announced_at < partition.switched_at:
+            # Whoever reads on from here knows that these rows are of another graph, before the mark comes.
+            first = [(fence_key(partition.epoch), mark)]
+        tombstones: list[Pair] = [(name.encode(), None) for name in gone]
+        keys = [name.encode() for name in names]
+        pairs = [*first, *zip(keys, rows, strict=True), *tombstones, (MARK_KEY, mark)]
+        return cls(partition, partition.learner.position, partition.switched_at, gone, batch, pairs)
+
+    def write(self) -> None:
+        """Step 2; from any thread."""
+        self.partition.store.write(self.batch)
+        failpoint("learner-one-written")
+
+    def remember(self, parameters_end: int | None) -> None:
+        """Step 5.
+
+        Args:
+            parameters_end: of what the owner has read or written of the parameters topic; None = not known.
+        """
+        partition = self.partition
+        if parameters_end is not None:
+            partition.head.parameters_end = parameters_end
+        partition.head.published_position = self.position
+        partition.announced_at = self.switched_at
+        partition.told(self.gone)
 
 
 def _is_ahead(partition: LearnerPartition) -> bool:
@@ -226,8 +287,3 @@ def _is_whole(partition: LearnerPartition, offset: int, message: Message) -> boo
         partition.skip(offset, error)
         return False
     return True
-
-
-def _write(partition: LearnerPartition, batch: Batch) -> None:
-    partition.store.write(batch)
-    failpoint("learner-one-written")

@@ -16,9 +16,9 @@ from faust.types import TP
 from bandits.backend import Backend
 from bandits.first_use import compile_learning
 from streams.kafka.chunk import Chunk
-from streams.kafka.disk_threads import DiskThreads
 from streams.kafka.ledger import Place, encode_parts
 from streams.kafka.sender import Sender
+from streams.kafka.side_threads import SideThreads
 from streams.kafka.source_codec import ClickDecoder, ImpressionDecoder, click_decoder, impression_decoder
 from streams.kafka.transport import ChunkConsumer
 from streams.kafka.worker_settings import WorkerSettings
@@ -38,7 +38,9 @@ class Surroundings:
         names: of the topics.
         consumer: delivers chunks.
         sender: sends records.
+        rows_sender: sends rows; a connection of its own, as the ledger would wait behind them.
         disk: writes to stores.
+        joins: a thread that joins, beside the event loop.
         backend: adds the facts.
         ledger_partitions: partitions of the ledger.
     """
@@ -47,7 +49,9 @@ class Surroundings:
     names: TopicNames
     consumer: ChunkConsumer
     sender: Sender
-    disk: DiskThreads
+    rows_sender: Sender
+    disk: SideThreads
+    joins: SideThreads
     backend: Backend
     ledger_partitions: int
 

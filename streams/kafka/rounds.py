@@ -51,25 +51,16 @@ class Rounds(abc.ABC, Generic[Owned]):
 
     @abc.abstractmethod
     async def commit(self, taken: Sequence[tuple[Owned, Sequence[Chunk]]]) -> None:
-        """Commit a round; with nothing taken, do what has become due."""
-
-    @abc.abstractmethod
-    def due_in_s(self) -> float | None:
-        """When `commit` must be called even if no partition has something; None = never."""
+        """Commit a round."""
 
     async def _take(self) -> list[tuple[Owned, Sequence[Chunk]]]:
-        """What each partition has, as much as makes one round; nothing if something else is due."""
+        """What each partition has, as much as makes one round."""
         while True:
             self._arrived.clear()
-            own_s = self.due_in_s()
             soonest_s = min((s for s in map(_ready_in_s, self.partitions) if s is not None), default=None)
             if soonest_s is not None and soonest_s <= 0:
                 break
-            if own_s is not None and own_s <= 0:
-                return []
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min((s for s in (own_s, soonest_s) if s is not None), default=None)):
-                    await self._arrived.wait()
+            await wait_for(self._arrived, soonest_s)
         settings = self.around.settings
         pause_s = self._began_s + settings.round_interval_ms / 1000 - time.monotonic()
         if pause_s > 0 and self._waiting_bytes() < settings.max_batch_bytes:
@@ -81,10 +72,18 @@ class Rounds(abc.ABC, Generic[Owned]):
             chunks = await partition.take(share)
             if chunks is not None:
                 taken.append((partition, chunks))
+        self.around.consumer.thread.wake()  # there is room for more
         return taken
 
     def _waiting_bytes(self) -> int:
         return sum(partition.waiting_bytes for partition in self.partitions)
+
+
+async def wait_for(event: asyncio.Event, at_most_s: float | None) -> None:
+    """Wait until an event is set, but no longer than so many seconds; None = however long it takes."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(at_most_s):
+            await event.wait()
 
 
 def _ready_in_s(partition: Partition) -> float | None:

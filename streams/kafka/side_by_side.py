@@ -72,13 +72,22 @@ class SideBySide:
             positions: offset of the next record to be committed.
             ends: end of each partition as last seen; None before the first answer.
             clocks_ms: when the last committed record of each was ingested.
-            limit_bytes: to be taken at once, as far as single chunks allow.
+            limit_bytes: to be taken at once, as far as records of one time allow.
         """
         self.missed = {tp for tp, chunks in self._waiting.items() if self._lost(chunks, positions[tp])}
         until_ms = min(self._reach_ms(tp, positions[tp], ends[tp], clocks_ms[tp]) for tp in self._waiting)
         until_ms += SLACK_MS
         if self.size > limit_bytes:
-            until_ms = min([until_ms, *(_last_ms(chunks[0]) for chunks in self._waiting.values() if chunks)])
+            first = [chunks[0] for chunks in self._waiting.values() if chunks]
+            taken = self._take_until(
+                positions, min([until_ms, *(_filled_ms(chunk, limit_bytes) for chunk in first)])
+            )
+            if taken:
+                return taken
+            until_ms = min([until_ms, *map(_last_ms, first)])  # times that do not ascend cannot be cut at
+        return self._take_until(positions, until_ms)
+
+    def _take_until(self, positions: Mapping[TP, int], until_ms: float) -> list[Chunk]:
         return [chunk for tp in self._waiting for chunk in self._take_of(tp, positions[tp], until_ms)]
 
     def _lost(self, chunks: deque[Chunk], position: int) -> bool:
@@ -112,6 +121,12 @@ class SideBySide:
                 chunks[0] = replace(chunk, start=cut, records=chunk.records[count:])
             break
         return taken
+
+
+def _filled_ms(chunk: Chunk, limit_bytes: int) -> int:
+    """When what is left of a chunk reaches the limit, as if its records were of one size."""
+    at = math.ceil(len(chunk.records) * min(limit_bytes / chunk.size, 1.0))
+    return chunk.records[max(at, 1) - 1].timestamp
 
 
 def _last_ms(chunk: Chunk) -> int:

@@ -10,10 +10,11 @@ Stock Faust pays 200 microseconds a record for futures and turns of the event lo
 overrides private methods of Faust, so its version is pinned and a canary test watches them.
 """
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import aiokafka
 from aiokafka.consumer.group_coordinator import GroupCoordinator
@@ -36,6 +37,11 @@ _POLL_S = 0.2
 _IDLE_S = 0.02
 _PACE_S = 0.005  # an event of Faust costs 0.2 ms whatever is in it
 _RECORDS_PER_POLL = 10_000
+# How long what is fetched and held back keeps everything else of its broker from being fetched. It is held back
+# whenever a worker catches up; the client's own 100 ms are meant for readers that have just not come to it.
+_HELD_BACK_S = 0.005
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
     """Runs the client in its own thread and loop, so that heartbeats do not wait for the work."""
 
     _consumer: Any
+    _idle: asyncio.Future[None] | None = None  # of a poll that waits for more
+    _outdated = False  # the poll asks for less than may be delivered by now
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -90,6 +98,7 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         """Connect; the group is joined later."""
         await super().on_start()
         NamedCoordinator.take_over(self._consumer._coordinator)
+        self._consumer._fetcher._prefetch_backoff = _HELD_BACK_S
 
     @property
     def replaced(self) -> bool:
@@ -97,9 +106,23 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         return bool(self._ensure_consumer()._coordinator.replaced)
 
     async def chunks(self, tps: Iterable[TP]) -> list[Chunk]:
-        """What has been fetched of some partitions since the last call; waits a moment for it."""
-        chunks: list[Chunk] = await self.call_thread(self._chunks, [TopicPartition(*tp) for tp in tps])
-        return chunks
+        """What has been fetched of some partitions since the last call; waits a moment for it, or until `wake`."""
+        self._outdated = False
+        return await self._in_thread(self._chunks([TopicPartition(*tp) for tp in tps]))
+
+    def wake(self) -> None:
+        """End a poll that waits: other partitions may be delivered now, of which something may be there already."""
+        self._outdated = True
+        if self._idle is not None:
+            self.thread_loop.call_soon_threadsafe(self._end_poll)
+
+    def _end_poll(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def _in_thread(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of something done in the client's loop; Faust's own way does two such things at a time."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.thread_loop))
 
     async def _chunks(self, tps: Sequence[TopicPartition]) -> list[Chunk]:
         consumer = self._ensure_consumer()
@@ -110,8 +133,10 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
         before = self._positions()
         with fetcher._subscriptions.fetch_context():
             fetched: Mapping[TopicPartition, list[LogRecord]] = await fetcher.fetched_records(
-                tps, timeout=_POLL_S, max_records=_RECORDS_PER_POLL
+                tps, timeout=0, max_records=_RECORDS_PER_POLL
             )
+            if not fetched:
+                await self._wait_for_more(fetcher)
         after = self._positions()
         chunks = []
         for tp, records in fetched.items():
@@ -121,6 +146,23 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
                 start = end = UNKNOWN
             chunks.append(Chunk(tp.topic, tp.partition, start, end, records))
         return chunks
+
+    async def _wait_for_more(self, fetcher: Any) -> None:
+        """Wait until something new has been fetched, but only for a moment.
+
+        Raises:
+            KafkaError: fetching has failed.
+        """
+        idle = self._idle = fetcher._create_fetch_waiter()
+        if self._outdated:
+            self._end_poll()
+        try:
+            async with asyncio.timeout(_POLL_S):
+                await idle
+        except TimeoutError:
+            return
+        finally:
+            self._idle = None
 
     def _positions(self) -> dict[TopicPartition, int]:
         subscription = self._ensure_consumer()._subscription.subscription
@@ -147,7 +189,7 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             if TopicPartition(*tp) in consumer.assignment():
                 consumer.seek(TopicPartition(*tp), offset)
 
-        await self.call_thread(seek)
+        await self._in_thread(seek())
 
     async def bounds(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
         """First offset and end of partitions, as the broker has them now."""
@@ -157,7 +199,7 @@ class ChunkThread(driver.AIOKafkaConsumerThread):
             consumer = self._ensure_consumer()
             return await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
 
-        first, end = await self.call_thread(ask)
+        first, end = await self._in_thread(ask())
         return {TP(*tp): (first[tp], end[tp]) for tp in wanted}
 
     async def commit_copy(self, offsets: Mapping[TP, int]) -> None:
@@ -199,6 +241,7 @@ class ChunkConsumer(driver.Consumer):
         """Deliver a partition from an offset on; until then nothing of it is delivered."""
         self._expected[tp] = offset
         await self._thread.seek_to(tp, offset)
+        self._thread.wake()
 
     def stop_delivering(self, tps: Iterable[TP]) -> None:
         """Deliver nothing of some partitions until they are started again."""

@@ -25,7 +25,6 @@ from streams.kafka import joiner_recovery, learner_recovery
 from streams.kafka.at_once import all_at_once
 from streams.kafka.catalogue_bridge import bridge
 from streams.kafka.chunk import Chunk, ChunkSchema
-from streams.kafka.disk_threads import DiskThreads
 from streams.kafka.graph_following import GraphFollowing, keep_copy
 from streams.kafka.graph_shelf import GraphShelf
 from streams.kafka.joiner_partition import JoinerPartition
@@ -35,6 +34,7 @@ from streams.kafka.learner_rounds import LearnerRounds
 from streams.kafka.log_reader import open_reader
 from streams.kafka.partition import Partition, Surroundings, WorkerError
 from streams.kafka.sender import Sender
+from streams.kafka.side_threads import SideThreads, disk_threads
 from streams.kafka.takeover import take_over
 from streams.kafka.transport import SCHEME, ChunkConsumer, TransportOptions
 from streams.kafka.worker_settings import WorkerSettings
@@ -102,8 +102,12 @@ class Worker:
         graph = (newest and newest.first()) or load_graph(settings.graph)
         self._lock = lock_folder(settings.data_dir)
         copies = settings.graph_dir or keep_copy(settings.graph, settings.data_dir)
-        sender = Sender(settings.bootstrap, client_id=settings.name, request_timeout_ms=settings.request_timeout_ms)
-        await sender.start()
+        senders = [
+            Sender(settings.bootstrap, client_id=settings.name, request_timeout_ms=settings.request_timeout_ms)
+            for _ in range(2)
+        ]
+        for sender in senders:
+            await sender.start()
         async with open_reader(settings.bootstrap, client_id=settings.name) as reader:
             counts = {topic: await reader.partitions(topic) for topic in (*self._topics(), names.parameters)}
         self._check(counts)
@@ -111,8 +115,10 @@ class Worker:
             settings=settings,
             names=names,
             consumer=self._consumer,
-            sender=sender,
-            disk=DiskThreads(),
+            sender=senders[0],
+            rows_sender=senders[1],
+            disk=disk_threads(),
+            joins=SideThreads("joins"),
             backend=choose_backend(
                 settings.backend,
                 extended=settings.rule.extends_facts,
@@ -139,7 +145,9 @@ class Worker:
         await self.app.stop()
         if self._around:
             await self._around.sender.stop()
+            await self._around.rows_sender.stop()
             self._around.disk.close()
+            self._around.joins.close()
         self._lock.close()
 
     @property
@@ -245,7 +253,8 @@ class Worker:
             LearnerPartition(tp.partition, around, shelf) for tp in sorted(assigned) if tp.topic == names.outcomes
         ]
         self._own(learners)
-        learning, joining = LearnerRounds(around), JoinerRounds(around)
+        joining = JoinerRounds(around)
+        learning = LearnerRounds(around, lambda: joining.is_behind)
         for rounds in (learning, joining):
             self._tasks.append(asyncio.ensure_future(self._guard(rounds.run())))
         log.info("owns", joiners=[p.number for p in joiners], learners=[p.number for p in learners])

@@ -63,7 +63,7 @@ class WorkerSettings:
     request_timeout_ms: int = 15_000
     publish_interval_ms: int = 100
     round_interval_ms: int = 20
-    max_batch_bytes: int = 2 << 20
+    max_batch_bytes: int = 4 << 20
     max_waiting_chunks: int = 8
     stall_timeout_ms: int = 120_000
 

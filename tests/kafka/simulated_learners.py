@@ -11,11 +11,12 @@ from bandits.backend_numpy import NumpyBackend
 from bandits.sums import UNIT
 from streams.artifact_dir import Artifacts
 from streams.kafka import learner_recovery
+from streams.kafka.at_once import all_at_once
 from streams.kafka.chunk import Chunk
-from streams.kafka.disk_threads import DiskThreads
 from streams.kafka.graph_shelf import GraphShelf
 from streams.kafka.learner_partition import LearnerPartition
 from streams.kafka.learner_rounds import LearnerRounds
+from streams.kafka.side_threads import disk_threads
 from streams.kafka.worker_settings import WorkerSettings
 from streams.topics import TopicNames
 
@@ -67,7 +68,11 @@ class Topics:
             yield tp, [r for r in self.records.get(tuple(tp), []) if start <= r.offset < end]
 
     async def send_batches(self, topic, rows):
-        return {n: [self.append(topic, n, key, value) for key, value in pairs] for n, pairs in rows.items()}
+        offsets = {}
+        for number, pairs in rows.items():
+            await asyncio.sleep(0)  # others have their turn, as they have while a broker answers
+            offsets[number] = [self.append(topic, number, key, value) for key, value in pairs]
+        return offsets
 
 
 class Worker:
@@ -82,7 +87,7 @@ class Worker:
     """
 
     def __init__(self, topics, folder, graphs, wanted, generation):
-        self.topics, self.disk = topics, DiskThreads()
+        self.topics, self.disk = topics, disk_threads()
         settings = WorkerSettings(
             bootstrap="", graph=graphs, data_dir=Path(folder), graph_watch_s=0, stall_timeout_ms=0, backend="numpy"
         )
@@ -91,6 +96,7 @@ class Worker:
             names=NAMES,
             consumer=SimpleNamespace(thread=SimpleNamespace(is_sure=True)),
             sender=topics,
+            rows_sender=topics,
             disk=self.disk,
             backend=NumpyBackend(),
             ledger_partitions=topics.n_partitions,
@@ -108,8 +114,18 @@ class Worker:
         self.shelf.drop_unused()
 
     async def step(self, records, *, publish):
-        """One round of at most so many records of each partition."""
-        self.rounds.due_in_s = lambda: 0.0 if publish else None
+        """A round of at most so many records of each partition; with another one while its rows are published."""
+        taken = self._take(records)
+        await self.rounds.commit(taken)
+        if publish:
+            await all_at_once([self.rounds.publish(), self._fold_meanwhile(records)])
+        return bool(taken)
+
+    async def _fold_meanwhile(self, records):
+        await asyncio.sleep(0)
+        await self.rounds.commit(self._take(records))
+
+    def _take(self, records):
         taken = []
         for learner in self.learners:
             start = learner.learner.position
@@ -118,8 +134,7 @@ class Worker:
             if piece:
                 end = piece[-1].offset + 1
                 taken.append((learner, [Chunk(NAMES.outcomes, learner.number, start, end, piece)]))
-        await self.rounds.commit(taken)
-        return bool(taken)
+        return taken
 
     def end(self, *, wipe=False):
         for learner in self.learners:

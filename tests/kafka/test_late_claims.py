@@ -68,7 +68,7 @@ def test_a_sleeper_does_not_claim_what_another_wrote_meanwhile(*, sure: bool) ->
         sender=ledger,
         consumer=SimpleNamespace(thread=SimpleNamespace(is_sure=sure)),
     )
-    late = [(sleeper, [Outgoing(NAMES.outcomes, 0, None, batch(6))])]
+    late = [(sleeper, 6, [Outgoing(NAMES.outcomes, 0, None, batch(6))])]
 
     async def scenario() -> Any:
         if not sure:  # the other one takes over, and writes the same batch and one more

@@ -17,9 +17,6 @@ class Recorded(Rounds):
         self.committed.put_nowait([partition for partition, _ in taken])
         await asyncio.sleep(0.01)  # else nobody else would have a turn
 
-    def due_in_s(self):
-        return None
-
 
 class Silent:
     """A partition to which nothing comes, in which something is due."""
@@ -40,7 +37,9 @@ def test_what_is_due_in_a_silent_partition_does_not_wait_for_an_event():
     """Rounds that slept, as they had no partition, look at one that is added: its windows close in silence too."""
 
     async def run():
-        rounds = Recorded(SimpleNamespace(settings=SimpleNamespace(round_interval_ms=0, max_batch_bytes=1)))
+        settings = SimpleNamespace(round_interval_ms=0, max_batch_bytes=1)
+        consumer = SimpleNamespace(thread=SimpleNamespace(wake=lambda: None))
+        rounds = Recorded(SimpleNamespace(settings=settings, consumer=consumer))
         running = asyncio.ensure_future(rounds.run())
         await asyncio.sleep(0)
         partition = Silent()
