@@ -23,11 +23,11 @@ ABOUT = (
     "20,000 items x 8 edges, 1,000 clusters, dim 32; the user comes as an embedding. `Score`: 100 candidates, a "
     "slate of 10, UCB, and the default mode. The echo is `grpc.health.v1.Health/Check` of the same server: the "
     "least that a unary call costs. Four callers send bytes made beforehand and parse no answer, in turns of 250 "
-    "calls. `ScoreStream` and `ScorePacked` fill 32 such slates a message, whose ids the stream sends once. "
+    "calls. `ScoreStream` and `ScorePacked` fill 32 or 128 such slates a message; a stream sends ids once. "
     "Server CPU is what the server's process used, from /proc; callers share its cores. Freshness is the time "
     "from sending a click to the reply of the first Score whose mean shows it; the server was idle otherwise."
 )
-CANDIDATES, SLATE, SLATES = 100, 10, 32
+CANDIDATES, SLATE = 100, 10
 _CALLERS, _PARTS = 4, 4
 _SCORE, _ECHO = "/freshet.v1.RecommenderService/Score", "/grpc.health.v1.Health/Check"
 _DIM = 32
@@ -76,7 +76,8 @@ def run(quick: bool) -> list[Result]:
         for percent in (50, 99):
             latencies = [float(np.percentile(one, percent)) for one in alone]
             results.append(Result.of(f"Score, one caller, p{percent}", latencies, "ms"))
-        results += _packed(recommender, graph, rng, cpu_s, rounds, 4 if quick else 200)
+        for size in (32, 128):
+            results += _packed(recommender, graph, rng, cpu_s, rounds, size, 4 if quick else 6_400 // size)
         feedback = feedback_pb2_grpc.FeedbackServiceStub(channel)
         results += _ingest(feedback, graph, rng, rounds, (5,) if quick else (20, 200, 1_000))
         results += _freshness(feedback, recommender, graph, 3 if quick else 200, rng)
@@ -123,25 +124,26 @@ def _packed(
     rng: np.random.Generator,
     cpu_s: Callable[[], float],
     rounds: int,
+    size: int,
     messages: int,
 ) -> list[Result]:
     """Server CPU a slate of a `ScoreStream`, and of `ScorePacked`, whose ids are sent with every message."""
     results = []
-    candidates = (rng.integers(0, graph.n_items - CANDIDATES, SLATES) + np.arange(CANDIDATES)[:, None]).T
+    candidates = (rng.integers(0, graph.n_items - CANDIDATES, size) + np.arange(CANDIDATES)[:, None]).T
     ids = [graph.item_ids[number] for number in np.unique(candidates).tolist()]
-    clusters = np.sort(np.argsort(rng.random((SLATES, graph.n_clusters)), axis=1)[:, :10], axis=1)
+    clusters = np.sort(np.argsort(rng.random((size, graph.n_clusters)), axis=1)[:, :10], axis=1)
     users = {
         "clusters": {
             "cluster_ids": clusters.astype("<i4").tobytes(),
             "weights": np.full(clusters.size, 0.1, "<f4").tobytes(),
-            "cluster_counts": np.full(SLATES, 10, "<i4").tobytes(),
+            "cluster_counts": np.full(size, 10, "<i4").tobytes(),
         },
-        "embeddings": {"embeddings": rng.normal(size=(SLATES, _DIM)).astype("<f4").tobytes()},
+        "embeddings": {"embeddings": rng.normal(size=(size, _DIM)).astype("<f4").tobytes()},
     }
     for kind, user in users.items():
         columns: dict[str, bytes] = {
             "items": np.searchsorted(np.unique(candidates), candidates).astype("<i4").tobytes(),
-            "item_counts": np.full(SLATES, CANDIDATES, "<i4").tobytes(),
+            "item_counts": np.full(size, CANDIDATES, "<i4").tobytes(),
             "slate_sizes": np.full(1, SLATE, "<i4").tobytes(),
             "modes": bytes([events_pb2.MODE_UCB]),
             **user,
@@ -155,14 +157,14 @@ def _packed(
         for _ in range(rounds):
             began = cpu_s()
             for answer in recommender.ScoreStream(iter(streamed)):
-                assert len(answer.slates.item_counts) == 4 * SLATES
-            spent["ScoreStream"].append((cpu_s() - began) / (messages * SLATES) * 1e6)
+                assert len(answer.slates.item_counts) == 4 * size
+            spent["ScoreStream"].append((cpu_s() - began) / (messages * size) * 1e6)
             began = cpu_s()
             for _ in range(messages):
                 recommender.ScorePacked(whole)
-            spent["ScorePacked"].append((cpu_s() - began) / (messages * SLATES) * 1e6)
+            spent["ScorePacked"].append((cpu_s() - began) / (messages * size) * 1e6)
         for rpc, cpu_us in spent.items():
-            results.append(Result.of(f"{rpc}, {SLATES} slates a message, {kind}, server CPU", cpu_us, "us/slate"))
+            results.append(Result.of(f"{rpc}, {size} slates a message, {kind}, server CPU", cpu_us, "us/slate"))
     return results
 
 

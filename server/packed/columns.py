@@ -5,6 +5,7 @@ within their bounds; what concerns one slate alone is left to `server.packed.rea
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -107,11 +108,18 @@ def read_columns(queries: recommender_pb2.PackedQueries, *, dim: int) -> Queries
 
 def _column(queries: recommender_pb2.PackedQueries, name: str, dtype: Any) -> Any:
     data = getattr(queries, name)
-    kind = np.dtype(dtype).newbyteorder("<")
+    kind = _sent(dtype)
     if len(data) % kind.itemsize:
         raise _wrong(name, f"a multiple of {kind.itemsize} bytes", f"{len(data)} bytes")
     # A copy, as compiled loops would be compiled again for arrays that cannot be written.
     return np.frombuffer(data, kind).astype(dtype)
+
+
+@cache
+def _sent(dtype: Any) -> np.dtype[Any]:
+    """The type of a column as it is sent: little-endian."""
+    kind: np.dtype[Any] = np.dtype(dtype).newbyteorder("<")
+    return kind
 
 
 def _ends(name: str, counts: Int32, most: int) -> Int64:

@@ -70,6 +70,8 @@ def tables_side_by_side(candidates: Int64, sizes: Int64, shares: Float64) -> tup
         The tables' numbers, float64; int64 of shape (S, 6): place, rows and columns of head and band of each.
     """
     at = np.zeros((len(sizes), 6), np.int64)
+    if not shares.any():
+        return np.zeros(1), at
     exploring = np.flatnonzero((shares > 0) & (sizes > 0)).tolist()
     if not exploring:
         return np.zeros(1), at
