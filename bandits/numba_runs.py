@@ -331,7 +331,7 @@ def ask_for_slot(slots, last, hashes, row, end):  # type: ignore[no-untyped-def]
         prefetch(slots, 2 * np.int64(load(hashes, row + AHEAD) & np.uint64(last)))
 
 
-@njit(inline="always")
+@njit
 def hash_rows(pairs, seed, n, request_hash, item_hash):  # type: ignore[no-untyped-def]
     """Hashes of the requests and items of rows."""
     wanted = np.uint64(0)
@@ -364,7 +364,7 @@ def take_out(slots, last, wanted, mark):  # type: ignore[no-untyped-def]
     return 1
 
 
-@njit(inline="always")
+@njit
 def may_have(known, request_hash):  # type: ignore[no-untyped-def]
     """True unless no alive run has this hash of its request."""
     slot = np.int64(request_hash & np.uint64(known.last))
@@ -384,7 +384,7 @@ def has_hash(hashes, start, end, wanted):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit(inline="always")
+@njit
 def copy_request(known, run, pairs, row):  # type: ignore[no-untyped-def]
     """Write the request of a run behind those that are there."""
     to, size = load(known.counts, REQUEST_BYTES), load(pairs.request_size, row)
