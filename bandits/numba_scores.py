@@ -22,8 +22,8 @@ _AHEAD = 4  # candidates from one stage to the next, as in bandits.numba_kernels
 _SLOTS = 2 * _AHEAD
 _TOP_16 = np.uint64(48)
 
-# The row of addresses and sizes of a graph and its sums, of `bandits.serving_rows`, 0 where there are none, and of
-# the code of `bandits.numba_late`: `late` integrates propensities, `filling` fills a slate.
+# The row of addresses and sizes of a graph and its sums, of the rows that slates are scored from, 0 where there are
+# none, and of the code of `bandits.numba_late`: `late` integrates propensities, `filling` fills a slate.
 VIEW = (
     *("item_ptr", "edge_cluster", "edge_sums", "item_sums", "item_hashes", "n_edges", "late"),
     *("row_at", "row_lines", "filling"),

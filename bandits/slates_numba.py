@@ -42,7 +42,7 @@ from bandits.numba_late import filling_address, integrated_address
 from bandits.numba_requests import fill_around, fill_slate_into
 from bandits.numba_scores import EXPLOIT, RANDOMIZED, THOMPSON_MODE, UCB, UNIFORM
 from bandits.policies import DRAWN_MODES, PolicySettings
-from bandits.serving_rows import ServingRows
+from bandits.serving_rows_numba import ServingRows
 from bandits.slate_propensity import rank_table
 from bandits.sums import Int32, Int64, Sums
 

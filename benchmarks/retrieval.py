@@ -6,11 +6,11 @@ import time
 import numpy as np
 
 from bandits.backend_numpy import NumpyBackend
-from bandits.cluster_rows import ClusterRows
+from bandits.cluster_rows_numba import ClusterRows
 from bandits.context import Context
 from bandits.graph import Graph, build_graph
 from bandits.policies import PolicySettings, score
-from bandits.shortlist import ShortlistedSlates
+from bandits.shortlist_numba import ShortlistedSlates
 from bandits.slates_numba import CompiledPolicy, CompiledSlates, compiled_policy
 from bandits.sums import Sums
 from benchmarks.catalogue import K, learned_sums, softmax

@@ -22,10 +22,10 @@ ABOUT = (
     "own candidates, so their rows come from memory, not from cache. `compiled` is what the server does: one "
     "call from rows to slate. `NumPy` is the definition that it equals: gather (rows to columns), policy "
     "(columns to scores), pick (scores to a slate). `from sums` is the same call where there are no rows that hold "
-    "an item's clusters and sums side by side (`bandits.serving_rows`). Propensities of drawn modes are integrated "
-    "over the draws (`beta_thompson`: 64 redraws). CPU time of one thread, median of the requests of a round, each "
-    "on requests of its own. Gathered columns are compared with the NumPy reference, scores with float64 sums "
-    "over edges, compiled slates with NumPy's, bit for bit."
+    "an item's clusters and sums side by side (`bandits.serving_rows_numba`). Propensities of drawn modes are "
+    "integrated over the draws (`beta_thompson`: 64 redraws). CPU time of one thread, median of the requests of a "
+    "round, each on requests of its own. Gathered columns are compared with the NumPy reference, scores with float64 "
+    "sums over edges, compiled slates with NumPy's, bit for bit."
 )
 CANDIDATES, SLATE = 100, 10
 _SETTINGS = PolicySettings()

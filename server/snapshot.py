@@ -29,8 +29,8 @@ from server.served_changes import served
 from streams.change import Change
 
 if TYPE_CHECKING:
-    from bandits.cluster_rows import ClusterRows
-    from bandits.shortlist import ShortlistedSlates
+    from bandits.cluster_rows_numba import ClusterRows
+    from bandits.shortlist_numba import ShortlistedSlates
     from bandits.slates_numba import CompiledSlates
     from server.lane.lane_graph import LaneGraph
 
@@ -218,7 +218,7 @@ class Parameters:
     def _new_cluster_rows(self) -> "ClusterRows | None":
         if not self.compiles:
             return None
-        from bandits.cluster_rows import ClusterRows
+        from bandits.cluster_rows_numba import ClusterRows
 
         return ClusterRows(self.graph)
 
@@ -235,7 +235,7 @@ class Parameters:
             rows.copy_more(self._sums.edge)
         held = self._shortlisted
         if held is None or held.slates is not slates:
-            from bandits.shortlist import ShortlistedSlates
+            from bandits.shortlist_numba import ShortlistedSlates
 
             held = self._shortlisted = ShortlistedSlates(slates, rows)
         return held

@@ -10,7 +10,7 @@ from bandits.backend import Backend
 from bandits.context import Context
 from bandits.graph import build_graph
 from bandits.policies import PolicySettings
-from bandits.shortlist import compile_shortlist
+from bandits.shortlist_numba import compile_shortlist
 from freshet.v1 import events_pb2, recommender_pb2
 from server.lane.score_lane import ScoreLane
 from server.metrics import Metrics

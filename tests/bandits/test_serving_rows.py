@@ -11,7 +11,7 @@ from bandits.graph import Graph, build_graph
 from bandits.graph_edit import GraphEdit, edited
 from bandits.numba_serving_rows import MOST_EDGES
 from bandits.policies import PolicySettings
-from bandits.serving_rows import MOST_CLUSTERS, ServingRows, row_starts
+from bandits.serving_rows_numba import MOST_CLUSTERS, ServingRows, row_starts
 from bandits.slates_numba import CompiledSlates, compiled_policy
 from bandits.sums import LARGEST, UNIT, Sums
 

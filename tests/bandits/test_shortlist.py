@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandits import shortlist
-from bandits.cluster_rows import ClusterRows
+from bandits import shortlist_numba as shortlist
+from bandits.cluster_rows_numba import ClusterRows
 from bandits.context import Context, fixed_point_weights
 from bandits.drawn_propensity import ACCURACY
 from bandits.graph import Graph, build_graph
 from bandits.graph_edit import GraphEdit, edited
 from bandits.policies import PolicySettings
-from bandits.shortlist import ShortlistedSlates
+from bandits.shortlist_numba import ShortlistedSlates
 from bandits.slates_numba import CompiledPolicy, CompiledSlates, compiled_policy
 from bandits.sums import UNIT, Sums
 
@@ -231,7 +231,7 @@ def change(
 
 def test_rows_of_a_graph_of_too_many_edges_are_never_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """Places are 32 bits: beyond, all items are scored as before."""
-    monkeypatch.setattr("bandits.cluster_rows.MOST_EDGES", GRAPH.n_edges - 1)
+    monkeypatch.setattr("bandits.cluster_rows_numba.MOST_EDGES", GRAPH.n_edges - 1)
     sums = make_sums(GRAPH, np.random.default_rng(1), "learned")
     rows = ClusterRows(GRAPH)
     rows.copy_more(sums.edge)

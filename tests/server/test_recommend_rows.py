@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bandits import shortlist
+from bandits import shortlist_numba as shortlist
 from bandits.backend import choose_backend
-from bandits.cluster_rows import ClusterRows
+from bandits.cluster_rows_numba import ClusterRows
 from bandits.context import Context
 from bandits.graph import Graph
 from bandits.graph_edit import GraphEdit, edges_of, edited

@@ -20,7 +20,7 @@ from bandits import (
     numba_shortlist,
     policies,
 )
-from bandits.cluster_rows import ClusterRows
+from bandits.cluster_rows_numba import ClusterRows
 from bandits.context import Context
 from bandits.drawn_ranks import MOST_RANKS
 from bandits.draws import COARSE_QUANTILES
