@@ -24,8 +24,8 @@ ABOUT = (
     "(columns to scores), pick (scores to a slate). `from sums` is the same call where there are no rows that hold "
     "an item's clusters and sums side by side (`bandits.serving_rows_numba`). Propensities of drawn modes are "
     "integrated over the draws (`beta_thompson`: 64 redraws). CPU time of one thread, median of the requests of a "
-    "round, each on requests of its own. Gathered columns are compared with the NumPy reference, scores with float64 "
-    "sums over edges, compiled slates with NumPy's, bit for bit."
+    "round, each on requests of its own. Gathered columns are compared with the NumPy reference, scores with "
+    "float64 sums over edges, compiled slates with NumPy's, bit for bit."
 )
 CANDIDATES, SLATE = 100, 10
 _SETTINGS = PolicySettings()
