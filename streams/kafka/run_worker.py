@@ -5,11 +5,15 @@ import contextlib
 import signal
 from collections.abc import Callable
 
+import structlog
+
 from streams.kafka.worker import Worker
 from streams.kafka.worker_report import REPORT_S, WorkerReport, report_of
 from streams.kafka.worker_settings import WorkerSettings
 
 _STOP_S = 20.0
+
+log = structlog.get_logger("freshet.kafka")
 
 
 def run_worker(settings: WorkerSettings, *, tell: Callable[[WorkerReport], None] | None = None) -> None:
@@ -44,6 +48,10 @@ async def _run(settings: WorkerSettings, tell: Callable[[WorkerReport], None] | 
 
 
 async def _report(worker: Worker, tell: Callable[[WorkerReport], None]) -> None:
-    while True:
-        tell(report_of(worker.partitions, has_joined=bool(worker.app.consumer_generation_id)))
-        await asyncio.sleep(REPORT_S)
+    """Report until cancelled; what fails is said once, and whoever looks at the reports sees that they end."""
+    try:
+        while True:
+            tell(report_of(worker.partitions, has_joined=bool(worker.app.consumer_generation_id)))
+            await asyncio.sleep(REPORT_S)
+    except Exception:
+        log.exception("the worker goes on without reports")
