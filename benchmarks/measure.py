@@ -44,13 +44,20 @@ class Result:
 
 
 def interleaved(
-    contenders: Mapping[str, Callable[[int], object]], *, rounds: int = ROUNDS
+    contenders: Mapping[str, Callable[[int], object]],
+    *,
+    rounds: int = ROUNDS,
+    prepare: Callable[[str], object] = lambda name: None,
 ) -> dict[str, list[float]]:
-    """CPU seconds of every contender in every round; each is given the number of the round."""
+    """CPU seconds of every contender in every round; each is given the number of the round.
+
+    `prepare` is called before each, untimed, with the name of the contender.
+    """
     spent: dict[str, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(rounds):
         for name in names if number % 2 else reversed(names):
+            prepare(name)
             began = time.process_time()
             contenders[name](number)
             spent[name].append(time.process_time() - began)

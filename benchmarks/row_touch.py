@@ -11,6 +11,18 @@ _AHEAD = 4  # rows asked for before they are touched; 2 to 16 measured alike
 _LINE = 8  # sums on a cache line
 
 
+_WAKING = 20_000  # rows; some in every huge page of five million items
+
+
+def wake_rows(graph: Graph, sums: Sums, rng: np.random.Generator) -> None:
+    """Touch random rows, to be called untimed before a path that touches them is timed.
+
+    Where the machine is a virtual one, its host may forget after some tenths of a second which memory is where, and
+    who touches a page first after that waits 3 to 10 us for the host: up to 80 ms a call, which are not its own.
+    """
+    touch_rows(graph, sums, rng.integers(0, graph.n_items, _WAKING).astype(np.int32))
+
+
 def touch_rows(graph: Graph, sums: Sums, items: Int32) -> int:
     """Touch the clusters, the edges' sums and the item's sums of each item's row once, in order.
 

@@ -13,7 +13,7 @@ from bandits.slates_numba import CompiledSlates
 from bandits.sums import UNIT, Sums
 from benchmarks.catalogue import Size, make_facts, make_graph, make_requests
 from benchmarks.measure import ROUNDS, Result, ratios
-from benchmarks.row_touch import touch_rows
+from benchmarks.row_touch import touch_rows, wake_rows
 from benchmarks.score import CANDIDATES, SLATE
 from server.scoring import SlateRules
 
@@ -21,8 +21,9 @@ TITLE = "Catalogue size: 10 thousand to 5 million items"
 ABOUT = (
     "32 edges an item, K = 10, `ucb`. These paths look at nothing but the rows that they were asked for, so "
     "what grows is only the share of rows that no cache holds: `row touch` reads and writes one word on each "
-    "line of such rows and grows as well. Memory: clusters (4 bytes) and sums (24 bytes) of every edge, sums "
-    "(16 bytes) and hash (16 bytes) of every item; rows that slates are filled from take 644 bytes an item more."
+    "line of such rows and grows as well. Random rows are touched, and slates filled, untimed before each. "
+    "Memory: clusters (4 bytes) and sums (24 bytes) of every edge, sums (16 bytes) and hash "
+    "(16 bytes) of every item; rows that slates are filled from take 644 bytes an item more."
 )
 _RULES = SlateRules(PolicySettings(), top_m=1, explore_share=0.0, propensity_draws=64)
 
@@ -49,8 +50,11 @@ def _measure(size: Size, *, rounds: int, facts: int, slates: int) -> list[Result
             for request in requests:
                 compiled.fill(request.items, request.context, policy, slate_size=SLATE, seed=1, redraws=64)
 
+        wake_rows(graph, sums, rng)
         spent["update"].append(_cpu(lambda batch=batch: backend.add(graph, sums, batch)) / facts * 1e9)  # type: ignore[misc]
         spent["row touch"].append(_cpu(lambda items=items: touch_rows(graph, sums, items)) / facts * 1e9)  # type: ignore[misc]
+        for request in make_requests(graph, slates, CANDIDATES, rng):
+            compiled.fill(request.items, request.context, policy, slate_size=SLATE, seed=1, redraws=64)
         spent["slate"].append(_cpu(fill) / slates * 1e6)
     update, touch, slate = (values[1:] for values in spent.values())  # the first round warms up
     name = f"{size.items:,} items"

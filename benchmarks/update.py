@@ -12,12 +12,13 @@ from bandits.graph import Graph
 from bandits.sums import Sums
 from benchmarks.catalogue import FULL, TINY, make_facts, make_graph
 from benchmarks.measure import Result, interleaved, ratios
+from benchmarks.row_touch import wake_rows
 
 TITLE = "Update: facts into sums"
 ABOUT = (
     "1,000,000 items x 32 edges, 20,000 clusters; a fact is one impression in a context of K = 10 clusters, all of "
-    "them edges of its item: the most work a fact can be. Both backends add the same facts, in turn first; their "
-    "sums are compared bit for bit at the end."
+    "them edges of its item: the most work a fact can be. Both backends add the same facts, in turn first, each "
+    "after random rows of its sums were touched untimed; their sums are compared bit for bit at the end."
 )
 
 
@@ -39,7 +40,8 @@ def _compare(graph: Graph, size: int, rounds: int) -> list[Result]:
     contenders = {name: adder(name) for name in backends}
     for add in contenders.values():
         add(rounds)  # compiled, or read from the cache on disk
-    spent = interleaved(contenders, rounds=rounds)
+    awake = {name: np.random.default_rng(size) for name in backends}  # the same rows for both
+    spent = interleaved(contenders, rounds=rounds, prepare=lambda name: wake_rows(graph, sums[name], awake[name]))
     one, other = sums.values()
     assert np.array_equal(one.edge, other.edge)
     assert np.array_equal(one.item, other.item)
