@@ -11,18 +11,16 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bandits.artifact import load_graph
 from bandits.backend import choose_backend, serving_backend
-from bandits.context import Context
-from bandits.drawn_propensity import compile_integrals
 from server.assembly import (
     Gates,
     Parts,
     add_callers_services,
     add_operations,
     make_click_topic,
+    make_exploration,
+    make_lane_watch,
     make_listeners,
     make_rules,
     make_shadows,
@@ -34,19 +32,21 @@ from server.graph_watch import GraphWatch
 from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
 from server.http import HttpServer
 from server.item_places import ItemPlaces
-from server.life_cycle import Budgets, Exploration
-from server.limits import FIRST_HOLD_MS, PRIOR_REFIT_S, SMALLEST_LOOP_GRACE_S, WARM_UP_CANDIDATES
+from server.life_cycle import Exploration
+from server.limits import SMALLEST_LOOP_GRACE_S
 from server.listener import Listener
 from server.logs import make_logger
 from server.loops import LearnsElsewhere, Loop, make_loop
 from server.metrics import Metrics
 from server.pages import make_pages
 from server.partitions_collector import PartitionsCollector
+from server.sampling import Sampling
 from server.settings import Settings, split_address
 from server.shadow.collector import ShadowCollector
 from server.shadow.shadows import Shadows
-from server.snapshot import Snapshot
-from server.vitals import Sample, Vitals
+from server.snapshot import Parameters, Snapshot
+from server.vitals import Vitals
+from server.warm_up import compile_what_answers, score_once
 from streams.corpus.item_place import ItemPlace
 from streams.store import StoreError
 
@@ -101,8 +101,6 @@ class App:
         self.loop: Loop | None = None
         self._clock_ms = clock_ms
         self._rules = make_rules(settings)
-        self._failure_logged = False
-        self._prior_fitted = ("", 0.0)  # for which graph, and when
         self._listeners: tuple[Listener, ...] = ()
         self._http: HttpServer | None = None
         self._vitals: Vitals | None = None
@@ -209,13 +207,17 @@ class App:
         )
         self.loop.start()
         # 3. What stands around it.
-        vitals = Vitals(loop=self.loop, snapshot=self.snapshot, metrics=self.metrics, on_sample=self._on_sample)
+        exploration, looks = self._make_exploration()
+        self._exploration = exploration
+        sampling = Sampling(
+            snapshot=self.snapshot, rules=self._rules, health=self.health, log=self._log, looks=looks
+        )
+        vitals = Vitals(loop=self.loop, snapshot=self.snapshot, metrics=self.metrics, on_sample=sampling.take)
         tower = ItemPlace.load(settings.item_tower) if settings.item_tower else None
         changes = GraphChanges(
             self.loop, graph_dir=settings.graph_dir, places=ItemPlaces(tower), clock_ms=self._clock_ms
         )
         self._watch = self._make_watch(changes)
-        self._exploration = self._make_exploration()
         self._shadows = shadows = self._make_shadows()
         self._click_topic = make_click_topic(settings, shadows, self._log)
         parts = Parts(
@@ -277,17 +279,15 @@ class App:
             log=self._log,
         )
 
-    def _make_exploration(self) -> Exploration | None:
-        group = self.settings.life_cycle
-        if not group.is_set:
-            return None
-        budgets = Budgets(items=group.budgets, window_ms=round(group.budget_window_s * 1e3))
-        join = self.settings.join
-        # At the close of its window an impression counts, and not before.
-        hold_ms = FIRST_HOLD_MS + (join.window_ms if join.resolution == "at_close" else 0)
-        exploration = Exploration(group.rules(), budgets, hold_ms=hold_ms, clock_ms=self._clock_ms)
+    def _make_exploration(self) -> tuple[Exploration | None, list[Callable[[Parameters], None]]]:
+        """What bounds exploration, and what looks at the parameters for it."""
+        watch = make_lane_watch(self.settings, clock_ms=self._clock_ms)
+        exploration = make_exploration(self.settings, closed=watch, clock_ms=self._clock_ms)
+        if watch is None or exploration is None:
+            return None, []
+        self.metrics.registry.register(watch)
         self.metrics.registry.register(exploration)
-        return exploration
+        return exploration, [exploration.look, watch.look]
 
     def _make_shadows(self) -> Shadows | None:
         shadows = make_shadows(self.settings, self._rules, clock_ms=self._clock_ms, log=self._log)
@@ -295,36 +295,10 @@ class App:
             self.metrics.registry.register(ShadowCollector(shadows))
         return shadows
 
-    def _on_sample(self, sample: Sample) -> None:
-        if sample.loop.failed and not self._failure_logged:
-            self._failure_logged = True
-            self._log.error("learning_stopped", reason=sample.loop.failed)
-        self.health.update(ready=sample.ready, failed=sample.loop.failed)
-        parameters = self.snapshot.current
-        if parameters:
-            self._rules.follow(parameters)
-        if parameters and self._exploration:
-            self._exploration.look(parameters)
-        graph, at_s = self._prior_fitted
-        if parameters and (parameters.graph.version != graph or sample.at_s - at_s >= PRIOR_REFIT_S):
-            self._rules.refit(parameters)
-            self._prior_fitted = (parameters.graph.version, sample.at_s)
-
     def _warm_up(self) -> None:
         """Score once, so that what is compiled or cached on first use is not paid for by the first caller."""
-        if self._serving.name == "numba":
-            from server.lane.warm_up import compile_calls
-
-            compile_calls(self._serving)  # where no graph is known yet
-            if self._exploration:
-                self._exploration.warm_up(self._rules.current.slate)
-        else:
-            compile_integrals()
+        compile_what_answers(self._serving, exploration=self._exploration, rules=self._rules.current.slate)
         parameters = self.snapshot.current
-        if parameters is None or parameters.graph.n_clusters == 0:
-            return
-        self._rules.follow(parameters)
-        items = np.arange(min(parameters.graph.n_items, WARM_UP_CANDIDATES), dtype=np.int32)
-        user = Context(np.zeros(1, np.int32), np.ones(1))
-        mode, rules = self.settings.policy.mode, self._rules.current.slate
-        parameters.fill(items, user, mode=mode, slate_size=10, seed=0, rules=rules)
+        if parameters is not None:
+            self._rules.follow(parameters)
+        score_once(self.snapshot, mode=self.settings.policy.mode, rules=self._rules.current.slate)

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 from structlog.typing import FilteringBoundLogger
 
 from freshet.v1 import feedback_pb2_grpc, operations_pb2_grpc, recommender_pb2_grpc
+from server.budget_windows import Budgets, OwnSpending, Spending
 from server.durable import DurableFeedback
 from server.feedback import FeedbackService
 from server.gate import Gate
 from server.graph_changes import GraphChanges
 from server.health import FEEDBACK, OPERATIONS, RECOMMENDER, Health
 from server.interceptor import ServiceRules
+from server.lane_watch import ClosedClusters, LaneWatch
 from server.life_cycle import Exploration
+from server.limits import FIRST_HOLD_MS
 from server.listener import SPARE_THREADS, Listener
 from server.loops import Loop
 from server.metrics import Metrics
@@ -30,6 +33,8 @@ from server.snapshot import Snapshot
 from server.vitals import Vitals
 
 if TYPE_CHECKING:
+    from bandits.graph import Bool, Graph
+    from server.first_impressions import ShownElsewhere
     from server.packed.packed_slates import PackedSlates
     from server.shadow.click_topic import ClickTopic
 
@@ -100,6 +105,53 @@ def make_rules(settings: Settings) -> RulesInForce:
     return RulesInForce(rules, fit_prior=policy.beta_prior is None, fit_pooled_mean=policy.pooled_mean is None)
 
 
+def make_lane_watch(
+    settings: Settings, *, clock_ms: Callable[[], int], tell: "Callable[[Graph, Bool], None] | None" = None
+) -> LaneWatch | None:
+    """What looks at all items, where the settings have a life cycle; `tell` as it takes it."""
+    group = settings.life_cycle
+    return LaneWatch(group.rules(), clock_ms=clock_ms, tell=tell) if group.is_set else None
+
+
+def make_exploration(
+    settings: Settings,
+    *,
+    closed: ClosedClusters | None,
+    clock_ms: Callable[[], int],
+    spending: Spending | None = None,
+    shown: "ShownElsewhere | None" = None,
+) -> Exploration | None:
+    """The bounds of exploration that the settings ask for.
+
+    Args:
+        settings: all of them.
+        closed: clusters that have had theirs; None where nothing bounds exploration.
+        clock_ms: Unix milliseconds.
+        spending: of budgets; None = of this process alone.
+        shown: what other processes show; None = there are none.
+    """
+    group, join = settings.life_cycle, settings.join
+    if not group.is_set or closed is None:
+        return None
+    window_ms = budget_window_ms(settings)
+    # At the close of its window an impression counts, and not before.
+    hold_ms = FIRST_HOLD_MS + (join.window_ms if join.resolution == "at_close" else 0)
+    return Exploration(
+        group.rules(),
+        Budgets(items=group.budgets, window_ms=window_ms),
+        spending=spending or OwnSpending(window_ms=window_ms, clock_ms=clock_ms),
+        closed=closed,
+        hold_ms=hold_ms,
+        clock_ms=clock_ms,
+        shown=shown,
+    )
+
+
+def budget_window_ms(settings: Settings) -> int:
+    """Length of the windows of budgets."""
+    return round(settings.life_cycle.budget_window_s * 1e3)
+
+
 def make_shadows(
     settings: Settings, rules: RulesInForce, *, clock_ms: Callable[[], int], log: FilteringBoundLogger
 ) -> Shadows | None:
@@ -166,7 +218,7 @@ def make_serving_listener(
     """The callers' listener, bound but not started.
 
     Raises:
-        OSError: the address is taken.
+        OSError: the address is taken, or a certificate cannot be used.
     """
     rpc = settings.rpc
     feedback_threads = ThreadPoolExecutor(

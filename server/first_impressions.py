@@ -6,12 +6,13 @@ for nothing where no item around its user is owed any.
 
 An impression counts when its row arrives, seconds after the slate left. So an item is taken to have what was known
 when it was first shown within the hold, and what was shown since, if that is more than what is known now. What
-other servers show is seen when its rows arrive.
+other processes of this server show is heard of at once, what other servers show when its rows arrive.
 """
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,16 @@ class _Shown:
         return total
 
 
+class ShownElsewhere(Protocol):
+    """What other processes of the same server show."""
+
+    def tell(self, graph: Graph, items: Int64, known: Int64) -> None:
+        """Say what this process has shown, and what was known of it; int64 of shape (n,)."""
+
+    def hear(self, graph: Graph) -> tuple[Int64, Int64]:
+        """What others have shown since this was asked last, likewise."""
+
+
 class FirstImpressions:
     """Follows which items are owed impressions. Safe to use from several threads.
 
@@ -85,15 +96,23 @@ class FirstImpressions:
         max_age_ms: since publication, of items that are owed some, which must be known; None = of any age.
         hold_ms: how long a slate may be on its way to the learner and back.
         clock_ms: Unix milliseconds.
+        elsewhere: other processes that show items; None = there are none.
     """
 
     def __init__(
-        self, wanted: float, *, max_age_ms: float | None = None, hold_ms: int, clock_ms: Callable[[], int]
+        self,
+        wanted: float,
+        *,
+        max_age_ms: float | None = None,
+        hold_ms: int,
+        clock_ms: Callable[[], int],
+        elsewhere: ShownElsewhere | None = None,
     ) -> None:
         self.wanted = wanted
         self._max_age_ms = max_age_ms
         self._hold_ms = hold_ms
         self._clock_ms = clock_ms
+        self._elsewhere = elsewhere
         self._look: _Look | None = None
         self._lock = threading.Lock()
         self._shown = _Shown()
@@ -145,6 +164,7 @@ class FirstImpressions:
         if look is not None and _numbered_alike(look.graph, graph) and len(at):
             with self._lock:
                 self._shown.grow(graph.n_items)
+                self._hear(graph)
                 found[at] = self._shown.at_least(items[at].astype(np.int64)) < self.wanted
         return found if found.any() else None
 
@@ -164,8 +184,11 @@ class FirstImpressions:
         mine = known < self.wanted
         if mine.any():
             with self._lock:
+                numbers, counts = items[mine].astype(np.int64), known[mine].astype(np.int64)
                 self._shown.grow(graph.n_items)
-                self._shown.add(items[mine].astype(np.int64), known[mine].astype(np.int64))
+                self._shown.add(numbers, counts)
+                if self._elsewhere:
+                    self._elsewhere.tell(graph, numbers, counts)
 
     def look(self, parameters: Parameters) -> None:
         """Find who is owed some; O(items) under a graph that is new, then O(those that are, and new ones)."""
@@ -187,11 +210,20 @@ class FirstImpressions:
             if look is not None and not same:
                 self._shown = self._moved(look, graph)
             self._shown.grow(graph.n_items)
+            self._hear(graph)
             self._look = _Look(graph, graph.n_items, items, owed, _clusters_of(graph, items))
             if self._clock_ms() >= self._turn_ms:
                 self._shown.turn()
                 self._turn_ms = self._clock_ms() + self._hold_ms
             self.in_flight = int(np.maximum(self._shown.at_least(items) - known, 0).sum())
+
+    def _hear(self, graph: Graph) -> None:
+        """Count what other processes have shown; called with the lock held."""
+        if self._elsewhere:
+            items, known = self._elsewhere.hear(graph)
+            if len(items):
+                self._shown.grow(int(items.max()) + 1)  # they may know of a later edit already
+                self._shown.add(items, known)
 
     def _are_new(self, graph: Graph, items: npt.NDArray[np.integer]) -> Bool:
         if self._max_age_ms is None:

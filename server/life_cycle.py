@@ -7,8 +7,9 @@ bounds the candidates at hand, slates are filled as if nothing of this were set.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -25,39 +26,18 @@ from bandits.life_cycle import (
     Bounds,
     Int64,
     LifeCycle,
-    cluster_impressions,
     has_lane,
-    item_states,
 )
 from bandits.policies import CandidateSums
-from server.first_impressions import FirstImpressions
+from server.budget_windows import Budgets, Spending
+from server.first_impressions import FirstImpressions, ShownElsewhere
+from server.lane_watch import ClosedClusters
 from server.limits import MAX_SURFACES, SENT_INFINITY
 from server.scoring import Explanation, FilledSlate, SlateRules, fill_slate
-from server.snapshot import Parameters
+from server.snapshot import Parameters, Torn
 
 ANY_SURFACE = "*"
 _REST = 20  # the share of one part in so many may be spent on looking at all items
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budgets:
-    """How many items may be explored.
-
-    Attributes:
-        items: by surface, items of slates in each window; `ANY_SURFACE` for each of those that are not named.
-        window_ms: length of a window, which begins with the first slate after the last.
-    """
-
-    items: Mapping[str, int]
-    window_ms: int
-
-
-@dataclass(eq=False)
-class _Window:
-    until_ms: int = 0
-    left: int = 0
-    explored: int = 0  # since the start
-    first: int = 0  # likewise, slots of items that are owed impressions
 
 
 class Exploration(Collector):
@@ -66,23 +46,41 @@ class Exploration(Collector):
     Args:
         rules: when items leave the lane, and what is owed to those in it.
         budgets: of the surfaces.
+        spending: of them.
+        closed: clusters that have had theirs.
         hold_ms: how long a slate may be on its way to the learner and back.
         clock_ms: Unix milliseconds.
+        shown: what other processes have shown of new items; None = there are none.
     """
 
-    def __init__(self, rules: LifeCycle, budgets: Budgets, *, hold_ms: int, clock_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        rules: LifeCycle,
+        budgets: Budgets,
+        *,
+        spending: Spending,
+        closed: ClosedClusters,
+        hold_ms: int,
+        clock_ms: Callable[[], int],
+        shown: ShownElsewhere | None = None,
+    ) -> None:
         self._rules = rules
         self._budgets = budgets
+        self._spending = spending
+        self._closed = closed
         self._clock_ms = clock_ms
         self._first: FirstImpressions | None = None
         if rules.first_impressions is not None:
             self._first = FirstImpressions(
-                rules.first_impressions, max_age_ms=rules.first_max_age_ms, hold_ms=hold_ms, clock_ms=clock_ms
+                rules.first_impressions,
+                max_age_ms=rules.first_max_age_ms,
+                hold_ms=hold_ms,
+                clock_ms=clock_ms,
+                elsewhere=shown,
             )
-        self._windows: dict[str, _Window] = {}
+        # By surface, since the start: items explored, and slots of items that are owed impressions.
+        self._explored: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
-        self._open: tuple[Graph | None, Bool | None] = (None, None)
-        self._counts = np.zeros(len(STATES), np.int64)
         self._next_look_s = 0.0
 
     def fill(
@@ -209,9 +207,7 @@ class Exploration(Collector):
         if self._rules.max_age_ms is not None and graph.published_ms is not None:
             published = graph.published_ms[items]
             age = np.where(published > 0, self._clock_ms() - published, 0)
-        known, all_open = self._open
-        same = known is not None and all_open is not None and len(all_open) == graph.n_clusters
-        open_clusters = all_open[context.cluster_ids] if same and all_open is not None else None
+        open_clusters = self._closed.open_among(graph, context.cluster_ids)
         owed = self._first.owed(graph, items, sums.n) if self._first else None
         return Bounds(self._rules, age, open_clusters, owed)
 
@@ -256,35 +252,16 @@ class Exploration(Collector):
         fill_slate(sums, mode="exploit", slate_size=1, seed=0, rules=rules, bounds=bounds, compiles=True)
 
     def look(self, parameters: Parameters) -> None:
-        """Count items by state and the impressions of clusters; O(edges), so it rests in between."""
+        """Find who is owed impressions; O(items) under a new graph, so it rests in between."""
         began_s = time.monotonic()
-        if began_s < self._next_look_s:
+        if self._first is None or began_s < self._next_look_s:
             return
-        if self._first:
+        with suppress(Torn):  # the next sample looks again
             self._first.look(parameters)
-        graph, now_ms = parameters.graph, self._clock_ms()
-        states = parameters.read(
-            lambda sums, _: item_states(self._rules, sums.item, graph.published_ms, now_ms=now_ms)
-        )
-        live = states if graph.edits is None else states[graph.edits.live]
-        self._counts = np.bincount(live, minlength=len(STATES))
-        cap = self._rules.max_cluster_impressions
-        if cap is not None:
-            explored = parameters.read(lambda sums, _: cluster_impressions(graph, sums, states))
-            self._open = (graph, explored < cap)
         self._next_look_s = time.monotonic() + _REST * (time.monotonic() - began_s)
 
     def collect(self) -> Iterator[Metric]:
-        """Items by state, items explored and what is left of the budgets."""
-        items = GaugeMetricFamily("freshet_exploration_items", "Items by state in the lane.", labels=["state"])
-        for name, count in zip(STATES[:SPENT], self._counts.tolist(), strict=False):
-            items.add_metric([name], count)
-        yield items
-        closed = self._open[1]
-        count = 0 if closed is None else int(np.count_nonzero(~closed))
-        yield GaugeMetricFamily(
-            "freshet_exploration_closed_clusters", "Clusters that have had their exploration.", value=count
-        )
+        """Items explored, and what is left of the budgets."""
         explored = CounterMetricFamily(
             "freshet_exploration_items_explored", "Items of slates that were explored.", labels=["surface"]
         )
@@ -297,11 +274,13 @@ class Exploration(Collector):
             labels=["surface"],
         )
         with self._lock:
-            for surface, window in self._windows.items():
-                slots.add_metric([surface or "none"], window.first)
-                explored.add_metric([surface or "none"], window.explored)
-                if self._budget(surface) is not None:
-                    left.add_metric([surface or "none"], window.left)
+            counted = dict(self._explored)
+        for surface, (items, first) in counted.items():
+            slots.add_metric([surface or "none"], first)
+            explored.add_metric([surface or "none"], items)
+            budget = self._budget(surface)
+            if budget is not None:
+                left.add_metric([surface or "none"], budget - self._spending.spent(surface))
         yield explored
         yield left
         if self._first:
@@ -324,30 +303,20 @@ class Exploration(Collector):
     def _named(self, surface: str) -> str:
         """The surface, or the one of all that are too many to be told apart."""
         with self._lock:
-            if surface in self._windows or surface in self._budgets.items:
+            if surface in self._explored or surface in self._budgets.items:
                 return surface
-            return surface if len(self._windows) < MAX_SURFACES else "other"
+            return surface if len(self._explored) < MAX_SURFACES else "other"
 
     def _budget(self, surface: str) -> int | None:
         return self._budgets.items.get(surface, self._budgets.items.get(ANY_SURFACE))
 
     def _spent(self, surface: str) -> bool:
         budget = self._budget(surface)
-        if budget is None:
-            return False
-        with self._lock:
-            return self._window(surface, budget).left <= 0
+        return budget is not None and self._spending.spent(surface) >= budget
 
     def _spend(self, surface: str, count: int, first: int) -> None:
         with self._lock:
-            window = self._window(surface, self._budget(surface) or 0)
-            window.left -= count
-            window.explored += count
-            window.first += first
-
-    def _window(self, surface: str, budget: int) -> _Window:
-        window = self._windows.setdefault(surface, _Window())
-        now_ms = self._clock_ms()
-        if now_ms >= window.until_ms:
-            window.until_ms, window.left = now_ms + self._budgets.window_ms, budget
-        return window
+            explored, slots = self._explored.get(surface, (0, 0))
+            self._explored[surface] = explored + count, slots + first
+        if self._budget(surface) is not None:
+            self._spending.spend(surface, count)

@@ -40,6 +40,7 @@ MAX_READERS = 64  # processes that serve from one memory
 MAX_TORN_READINGS = 8  # of one call, where another process writes the parameters
 MAX_VIOLATIONS = 16  # of one refusal, which travels in the trailing metadata (8 KiB)
 MAX_QUOTED_CHARACTERS = 80  # of a value that a refusal repeats
+MAX_BUDGETS = 256  # of exploration, by surface
 MAX_SURFACES = 32  # distinct values of the label; later ones count as "other"
 
 HTTP_CONNECTIONS = 16

@@ -19,7 +19,7 @@ from bandits.join_rule import MAX_REWARD_CAP, JoinRule, Resolution
 from bandits.life_cycle import LifeCycle
 from bandits.policy_settings import Estimator, PolicySettings, Unseen
 from bandits.reward_rule import Aggregation
-from server.limits import MAX_READERS, MAX_SLATE, MAX_SURFACE_BYTES
+from server.limits import MAX_BUDGETS, MAX_READERS, MAX_SLATE, MAX_SURFACE_BYTES
 from streams.embedded import LoopLimits
 from streams.topics import TopicNames
 
@@ -92,7 +92,9 @@ class LifeCycleGroup(_Group):
     first_share: float = Field(
         default=LifeCycle.first_share, gt=0, le=1, description="of slots, for those owed some"
     )
-    budgets: dict[str, int] = Field(default_factory=dict, description='explored items by surface; "*" = any other')
+    budgets: dict[str, int] = Field(
+        default_factory=dict, max_length=MAX_BUDGETS, description='explored items by surface; "*" = any other'
+    )
     budget_window_s: float = Field(default=3_600.0, gt=0, description="after which budgets are whole again")
 
     @field_validator("budgets")
@@ -308,10 +310,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _processes_agree(self) -> "Settings":
-        if self.server.processes > 1 and (self.shadow.policies or self.life_cycle.is_set):
-            one = "shadow.policies" if self.shadow.policies else "life_cycle"
-            why = "as it counts within one process what callers of all of them do"
-            raise ValueError(f"server.processes: expected 1 with {one}, {why}, got {self.server.processes}")
+        if self.server.processes > 1 and self.shadow.policies:
+            why = "as they count within one process what callers of all of them do"
+            raise ValueError(
+                f"server.processes: expected 1 with shadow.policies, {why}, got {self.server.processes}"
+            )
         return self
 
     @classmethod

@@ -1,19 +1,27 @@
-"""Words that the processes tell each other: who reads what, that the writer is alive, and what it has fitted.
+"""Words that the processes tell each other: who reads what, what the writer has fitted, what has been explored.
 
 Invariants: each word has one writer. That a reader has pinned a state is courtesy, not safety: one that was passed
-over finds that out by the epochs of the segment. What was fitted is read whole or not at all.
+over finds that out by the epochs of the segment. What was fitted is read whole or not at all. What a process has
+told of its slates stays when it ends, and the one that takes its place goes on from there.
 """
 
 import mmap
 import os
 import time
 
+import numpy as np
+import numpy.typing as npt
+
 from server.limits import MAX_READERS
 from server.processes.segment import anonymous_memory, fence
 
 _LINE = 8  # words
 _FIRST = 2 * _LINE  # of the readers; before it are the words of the writer
-_BYTES = 8 * (_FIRST + _LINE * MAX_READERS)
+_SPENDING = _FIRST + _LINE * MAX_READERS
+SPENDING_WORDS = 4 * 512  # of a reader, see `server.processes.shared_spending`
+_SHOWN = _SPENDING + SPENDING_WORDS * MAX_READERS
+SHOWN_WORDS = _LINE + (1 << 15)  # likewise, see `server.processes.shared_showings`
+_BYTES = 8 * (_SHOWN + SHOWN_WORDS * MAX_READERS)  # what nobody has written to costs nothing
 _BEATEN_AT_NS, _LEDGER_END, _FROZEN = range(3)
 # Odd while the floats behind it are written.
 _FITTED = _LINE
@@ -67,7 +75,7 @@ class Board:
 
         Who was waited for in vain is waited for again only once its word has changed.
         """
-        places = range(_FIRST, len(self._words), _LINE)
+        places = range(_FIRST, _SPENDING, _LINE)
         waited_for = [at for at in places if self._reads(at, number, epoch)]
         deadline_s = time.monotonic() + longest_s
         while waited_for and time.monotonic() < deadline_s:
@@ -81,6 +89,15 @@ class Board:
         if not pin or self._passed.get(at) == pin:
             return False
         return _pinned(number, 0) <= pin <= _pinned(number, epoch)
+
+    def spending(self, reader: int) -> "memoryview[int]":
+        """Words in which a reader counts what surfaces spend, `SPENDING_WORDS` of them."""
+        first = _SPENDING + SPENDING_WORDS * reader
+        return self._words[first : first + SPENDING_WORDS]
+
+    def shown(self, reader: int) -> npt.NDArray[np.int64]:
+        """Words in which a reader tells what it has shown, int64 of shape (SHOWN_WORDS,)."""
+        return np.frombuffer(self._map, np.int64, SHOWN_WORDS, 8 * (_SHOWN + SHOWN_WORDS * reader))
 
     # --- the writer ---------------------------------------------------------------------------------------------
 

@@ -91,6 +91,12 @@ class Publisher:
             held = graph.version if graph else "none"
             raise ValueError(f"change: expected rows of graph {held}, got rows of {change.graph.version}")
 
+    def tell_closed(self, graph: Graph, closed: npt.NDArray[np.bool_]) -> None:
+        """Tell all processes which clusters have had their exploration, bool of shape (n_clusters,)."""
+        published = self.published
+        if published is not None and published[0].n_clusters == graph.n_clusters:
+            published[1].arrays["closed"][:] = closed
+
     def _replace(
         self, graph: Graph, edge_rows: Int64, item_rows: Int64, in_flight: Int64 | None, position: int
     ) -> None:
@@ -98,6 +104,8 @@ class Publisher:
         segment = Segment.create(sizes_of(graph, compiled=self._compiled), number=self._next_number)
         self._next_number += 1
         log_bytes = append_log(segment, write_graph(segment, graph), 0)
+        if self.published is not None:
+            self._keep_closed(self.published[1], segment)
         total = item_rows.sum(axis=0)
         for side in (0, 1):
             segment.arrays[f"edge{side}"][: len(edge_rows)] = edge_rows
@@ -114,6 +122,11 @@ class Publisher:
             self._missing_edges = self._missing_items = _NOTHING
             self.published = graph, segment
         self._on_segment(segment)
+
+    def _keep_closed(self, before: Segment, segment: Segment) -> None:
+        """Until all items have been looked at again, clusters are taken for what they were, as in one process."""
+        if len(before.arrays["closed"]) == len(segment.arrays["closed"]):
+            segment.arrays["closed"][:] = before.arrays["closed"]
 
     def _edit(self, old: Graph, segment: Segment, change: Change, in_flight: Int64 | None) -> None:
         at = segment.side(segment.words[DONE])[LOG_BYTES]

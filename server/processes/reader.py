@@ -5,7 +5,6 @@ calls in flight. It learns nothing: feedback goes to the writer's socket, or to 
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version as installed_version
 from typing import Any
@@ -14,13 +13,19 @@ import numpy as np
 from structlog.typing import FilteringBoundLogger
 
 from bandits.backend import choose_backend
-from bandits.context import Context
-from bandits.drawn_propensity import compile_integrals
 from bandits.graph import build_graph
-from server.assembly import Gates, Parts, add_callers_services, make_rules, make_serving_listener
+from server.assembly import (
+    Gates,
+    Parts,
+    add_callers_services,
+    budget_window_ms,
+    make_exploration,
+    make_rules,
+    make_serving_listener,
+)
 from server.collectors import StateCollector
 from server.health import FEEDBACK, RECOMMENDER, Health
-from server.limits import WARM_UP_CANDIDATES
+from server.life_cycle import Exploration
 from server.listener import Listener
 from server.metrics import Metrics
 from server.processes.board import Board
@@ -29,9 +34,13 @@ from server.processes.reader_parts import FollowedRules, ReaderLoop
 from server.processes.report import families_of
 from server.processes.segment import Segment
 from server.processes.shared_parameters import SharedSnapshot
+from server.processes.shared_showings import SharedShowings
+from server.processes.shared_spending import SharedSpending
+from server.sampling import Sampling
 from server.settings import Settings
-from server.snapshot import Snapshot, Torn
-from server.vitals import Sample, Vitals
+from server.snapshot import Snapshot
+from server.vitals import Vitals
+from server.warm_up import compile_what_answers, score_once
 from streams.change import Change
 
 
@@ -69,18 +78,21 @@ class ServingProcess:
         self._loop = _make_loop(settings, self._snapshot, board, link, log, backend=self._backend.name)
         self._clock_ms = clock_ms
         self._version = installed_version("freshet")
+        exploration = self._exploration = self._make_exploration(board, number)
+        sampling = Sampling(
+            snapshot=self._snapshot,
+            rules=self._rules,
+            health=self._health,
+            log=log,
+            looks=[] if exploration is None else [exploration.look],
+        )
         self._vitals = Vitals(
-            loop=self._loop, snapshot=self._snapshot, metrics=self._metrics, on_sample=self._on_sample
+            loop=self._loop, snapshot=self._snapshot, metrics=self._metrics, on_sample=sampling.take
         )
         self._listener: Listener | None = None
         collector = StateCollector(self._vitals.sample, gates=self._gates.all(), version=self._version)
         self._metrics.registry.register(collector)
-        if self._backend.name == "numba":
-            from server.lane.warm_up import compile_calls
-
-            compile_calls(self._backend)
-        else:
-            compile_integrals()
+        compile_what_answers(self._backend, exploration=exploration, rules=self._rules.current.slate)
         one = Snapshot(self._backend)
         one.apply(_one_item())
         self._warm_up(one)
@@ -109,7 +121,7 @@ class ServingProcess:
             metrics=self._metrics,
             health=self._health,
             gates=self._gates,
-            exploration=None,
+            exploration=self._exploration,
             shadows=None,
             version=self._version,
             clock_ms=self._clock_ms,
@@ -140,19 +152,27 @@ class ServingProcess:
             "ready": self._health.ready,
         }
 
-    def _on_sample(self, sample: Sample) -> None:
-        self._health.update(ready=sample.ready, failed=None)
+    def _make_exploration(self, board: Board, number: int) -> Exploration | None:
+        settings, processes = self._settings, self._settings.server.processes
+        exploration = make_exploration(
+            settings,
+            closed=self._snapshot,
+            clock_ms=self._clock_ms,
+            spending=SharedSpending(
+                board,
+                number,
+                processes=processes,
+                window_ms=budget_window_ms(settings),
+                clock_ms=self._clock_ms,
+            ),
+            shown=SharedShowings(board, number, processes=processes),
+        )
+        if exploration is not None:
+            self._metrics.registry.register(exploration)
+        return exploration
 
     def _warm_up(self, snapshot: Snapshot) -> None:
-        """Score once, as `App` does."""
-        parameters = snapshot.current
-        if parameters is None or parameters.graph.n_clusters == 0:
-            return
-        items = np.arange(min(parameters.graph.n_items, WARM_UP_CANDIDATES), dtype=np.int32)
-        user = Context(np.zeros(1, np.int32), np.ones(1))
-        mode, rules = self._settings.policy.mode, self._rules.current.slate
-        with suppress(Torn):
-            parameters.fill(items, user, mode=mode, slate_size=10, seed=0, rules=rules)
+        score_once(snapshot, mode=self._settings.policy.mode, rules=self._rules.current.slate)
 
 
 def _one_item() -> Change:

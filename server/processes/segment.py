@@ -6,7 +6,8 @@ side `epoch % 2`, so the state that is read lies still while the next is written
 Invariants:
 - `DONE` is the epoch to be read; `BEGUN` is stored before anything of the next one is written. What was read of
   epoch e is whole if `BEGUN` is at most e + 1 afterwards. Wherever a writer dies, the state of `DONE` is whole.
-- Arrays that are not sums are only ever appended to, behind what any epoch up to `DONE` counts.
+- Arrays that are not sums are only ever appended to, behind what any epoch up to `DONE` counts; but for `closed`,
+  of which each entry is on its own: a cluster that has had its exploration.
 - Readers map the memory read-only. It has no name: it is gone when the last process that maps it is.
 
 Order of memory: x86-64 keeps stores in order, and so does ARM64 around the two locks of `fence`.
@@ -98,6 +99,7 @@ class Sizes:
             "edge_cluster": (np.int32, (self.edges,)),
             "item_hashes": (np.uint64, (self.items, 2)),
             "published_ms": (np.int64, (self.items,)),
+            "closed": (np.bool_, (self.clusters,)),
             "log": (np.uint8, (_LOG_BYTES,)),
             **sided,
         }

@@ -7,8 +7,10 @@ it leaves. The graph is that of the state: an edit that was answered is in the n
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from bandits.backend import Backend
-from bandits.graph import Graph
+from bandits.graph import Bool, Graph, Int32
 from bandits.sums import UNIT, Int64, Sums
 from server.processes.board import Board
 from server.processes.publisher import Publisher
@@ -115,6 +117,9 @@ class SharedParameters(Parameters):
         segment: where the sums are.
         reader: holds states.
         backend: gathers.
+
+    Attributes:
+        closed: bool of shape (n_clusters,), clusters that have had their exploration, as the writer found last.
     """
 
     def __init__(self, graph: Graph, segment: Segment, reader: Reader, backend: Backend) -> None:
@@ -124,6 +129,7 @@ class SharedParameters(Parameters):
         self._reader = reader
         edges, items, arrays = graph.n_edges, graph.n_items, segment.arrays
         self._sides = [Sums(arrays[f"edge{side}"][:edges], arrays[f"item{side}"][:items]) for side in (0, 1)]
+        self.closed = arrays["closed"]
         self._flights: list[Int64] = [arrays[f"in_flight{side}"][:edges] for side in (0, 1)]
         self._fillers: list[CompiledSlates | None] = [None, None]
         self._epoch = 0  # that is held
@@ -206,6 +212,13 @@ class SharedSnapshot(Snapshot):
             if segment.side(segment.words[DONE])[LOG_BYTES] != graphs.log_bytes:
                 self._follow()
         return self._current
+
+    def open_among(self, graph: Graph, clusters: Int32) -> Bool | None:
+        """Which clusters may still be explored: as of `server.lane_watch.ClosedClusters`."""
+        current = self._current
+        if not isinstance(current, SharedParameters) or len(current.closed) != graph.n_clusters:
+            return None
+        return np.asarray(~current.closed[clusters])
 
     def go_to(self, segment: Segment) -> None:
         """Read from another segment from now on; who still reads the one before does so to the end."""

@@ -15,26 +15,27 @@ from structlog.typing import FilteringBoundLogger
 
 from bandits.artifact import load_graph
 from bandits.backend import choose_backend, serving_backend
-from server.assembly import Gates, Parts, add_operations, make_operating_listener, make_rules
+from server.assembly import Gates, Parts, add_operations, make_lane_watch, make_operating_listener, make_rules
 from server.collectors import StateCollector
 from server.forgetting_watch import ForgettingWatch
 from server.graph_changes import GraphChanges
 from server.graph_watch import GraphWatch
 from server.health import OPERATIONS, Health
 from server.item_places import ItemPlaces
-from server.limits import PRIOR_REFIT_S
 from server.listener import Listener
 from server.loops import LearnsElsewhere, Loop, make_loop
 from server.metrics import Metrics
 from server.partitions_collector import PartitionsCollector
-from server.processes.board import Board
+from server.processes.board import Board, Fitted
 from server.processes.feedback_link import FeedbackServer
 from server.processes.publisher import Publisher
 from server.processes.report import families_of
 from server.processes.segment import Segment
 from server.processes.shared_parameters import WriterSnapshot
+from server.sampling import Sampling
 from server.settings import Settings
-from server.vitals import Sample, Vitals
+from server.snapshot import Parameters
+from server.vitals import Vitals
 from streams.corpus.item_place import ItemPlace
 
 _BEAT_S = 0.25
@@ -88,8 +89,8 @@ class WritingProcess:
             on_segment=on_segment,
         )
         self.snapshot = WriterSnapshot(serving, publisher)
-        self._prior_fitted = ("", 0.0)
-        self._failure_logged = False
+        self._lane_watch = make_lane_watch(settings, clock_ms=clock_ms, tell=publisher.tell_closed)
+        self._fitted: Fitted | None = None
         self._loop: Loop | None = None
         self._vitals: Vitals | None = None
         self._watch: GraphWatch | None = None
@@ -122,8 +123,15 @@ class WritingProcess:
             log=self._log,
         )
         loop.start()
+        looks = [self._tell_rules]
+        if self._lane_watch is not None:
+            looks.append(self._lane_watch.look)
+            self._metrics.registry.register(self._lane_watch)
+        sampling = Sampling(
+            snapshot=self.snapshot, rules=self._rules, health=self._health, log=self._log, looks=looks
+        )
         vitals = self._vitals = Vitals(
-            loop=loop, snapshot=self.snapshot, metrics=self._metrics, on_sample=self._on_sample
+            loop=loop, snapshot=self.snapshot, metrics=self._metrics, on_sample=sampling.take
         )
         tower = ItemPlace.load(settings.item_tower) if settings.item_tower else None
         changes = GraphChanges(
@@ -186,23 +194,13 @@ class WritingProcess:
             if self._stopping.wait(_BEAT_S):
                 return
 
-    def _on_sample(self, sample: Sample) -> None:
-        if sample.loop.failed and not self._failure_logged:
-            self._failure_logged = True
-            self._log.error("learning_stopped", reason=sample.loop.failed)
-        self._health.update(ready=sample.ready, failed=sample.loop.failed)
-        parameters = self.snapshot.current
-        if parameters is None:
-            return
-        before = self._rules.current
-        self._rules.follow(parameters)
-        graph, at_s = self._prior_fitted
-        if parameters.graph.version != graph or sample.at_s - at_s >= PRIOR_REFIT_S:
-            self._rules.refit(parameters)
-            self._prior_fitted = (parameters.graph.version, sample.at_s)
+    def _tell_rules(self, parameters: Parameters) -> None:
+        """Have the others score by what has been fitted, if it has changed."""
         policy = self._rules.current.slate.policy
-        if self._rules.current is not before or not self._board.fitted_at:
-            self._board.tell_fitted((*policy.beta_prior, policy.pooled_mean))
+        fitted = (*policy.beta_prior, policy.pooled_mean)
+        if fitted != self._fitted:
+            self._board.tell_fitted(fitted)
+            self._fitted = fitted
 
     def _make_watch(self, changes: GraphChanges, loop: Loop) -> GraphWatch | None:
         settings = self._settings

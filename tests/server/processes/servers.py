@@ -12,6 +12,7 @@ import grpc
 
 from freshet.v1 import feedback_pb2_grpc, operations_pb2_grpc, recommender_pb2_grpc
 from server.processes.supervisor import Supervisor
+from tests.server.messages import click, clicks, impression, impressions
 from tests.server.serving import make_settings
 
 PROCESSES = 2
@@ -56,6 +57,27 @@ def server_of_processes(folder: Path, **overrides: Any) -> Iterator[tuple[Superv
     finally:
         callers.close()
         server.stop(1.0)
+
+
+def feed(callers: Callers, prefix: str) -> None:
+    """Through every connection an impression and its click, and both once more through the next."""
+    for at, _ in enumerate(callers.feedback):
+        for feedback in (callers.feedback[at], callers.feedback[at - 1]):
+            shown = impression(f"{prefix}-{at}", "item-1", "item-2")
+            assert patiently(feedback.LogImpressions, impressions(shown)).accepted == 1
+            assert patiently(feedback.LogClicks, clicks(click(f"{prefix}-{at}", "item-1"))).accepted == 1
+
+
+def patiently(call: Any, request: Any) -> Any:
+    """Send it again where the writer was away: what was accepted counts once."""
+    for _ in range(100):
+        try:
+            return call(request, timeout=PATIENCE_S, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                raise
+            time.sleep(0.05)
+    raise AssertionError("the writer did not come back")
 
 
 def kill(server: Supervisor, name: str) -> int:

@@ -4,14 +4,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from bandits.artifact import save_graph
 from freshet.v1 import events_pb2, operations_pb2, recommender_pb2
@@ -19,64 +16,24 @@ from server.app import StartError
 from server.processes.supervisor import Supervisor
 from server.settings import SettingsError
 from tests.server.messages import (
-    click,
-    clicks,
-    impression,
-    impressions,
     one_hot,
     recommend_request,
     score_request,
 )
+from tests.server.processes.pages import scraped, total
 from tests.server.processes.servers import (
     CHANNELS,
     PATIENCE_S,
     PROCESSES,
     Callers,
+    feed,
     kill,
+    patiently,
     server_of_processes,
     until,
     wait_for_another,
 )
 from tests.server.serving import make_settings, small_graph
-
-
-def scraped(server: Supervisor) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """All series of the page."""
-    with urllib.request.urlopen(f"http://{server.addresses.http}/metrics", timeout=PATIENCE_S) as page:
-        text = page.read().decode()
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def total(series: dict[Any, float], name: str, **labels: str) -> float:
-    """A series, or the sum of those that have these labels."""
-    return sum(
-        value for (sample, has), value in series.items() if sample == name and labels.items() <= dict(has).items()
-    )
-
-
-def feed(callers: Callers, prefix: str) -> None:
-    """Through every connection an impression and its click, and both once more through the next."""
-    for at, _ in enumerate(callers.feedback):
-        for feedback in (callers.feedback[at], callers.feedback[at - 1]):
-            shown = impression(f"{prefix}-{at}", "item-1", "item-2")
-            assert patiently(feedback.LogImpressions, impressions(shown)).accepted == 1
-            assert patiently(feedback.LogClicks, clicks(click(f"{prefix}-{at}", "item-1"))).accepted == 1
-
-
-def patiently(call: Any, request: Any) -> Any:
-    """Send it again where the writer was away: what was accepted counts once."""
-    for _ in range(100):
-        try:
-            return call(request, timeout=PATIENCE_S, wait_for_ready=True)
-        except grpc.RpcError as error:
-            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                raise
-            time.sleep(0.05)
-    raise AssertionError("the writer did not come back")
 
 
 def test_processes_are_one_server(tmp_path: Path) -> None:
@@ -221,9 +178,6 @@ def test_a_writer_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def test_what_is_counted_within_one_process_needs_one(tmp_path: Path) -> None:
-    """Shadows and the life cycle are refused with several processes, by a message that says why."""
-    for other in ({"life_cycle": {"budgets": {"*": 3}}}, {"shadow": {"policies": [{"name": "greedy"}]}}):
-        with pytest.raises(
-            SettingsError, match=r"server\.processes: expected 1 with \w+.* counts within one process"
-        ):
-            make_settings(tmp_path, server={"processes": 2}, **other)
+    """Shadows are refused with several processes, by a message that says why."""
+    with pytest.raises(SettingsError, match=r"server\.processes: expected 1 with \w+.* count within one process"):
+        make_settings(tmp_path, server={"processes": 2}, shadow={"policies": [{"name": "greedy"}]})
