@@ -30,6 +30,7 @@ from server.settings import Settings
 from server.shadow.policies import ShadowPolicy
 from server.shadow.shadows import Shadows
 from server.snapshot import Snapshot
+from server.tls import server_credentials
 from server.vitals import Vitals
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ def make_click_topic(settings: Settings, shadows: Shadows | None, log: Filtering
         on_clicks=shadows.clicked,
         on_passed_over=shadows.passed_over,
         log=log,
+        security=settings.kafka.security(),
     )
 
 
@@ -235,6 +237,7 @@ def make_serving_listener(
         metrics=metrics,
         log=log,
         shared_port=shared_port,
+        credentials=server_credentials(settings.server, log),
     )
 
 
@@ -251,6 +254,7 @@ def make_operating_listener(
         max_message_bytes=rpc.max_message_bytes,
         metrics=metrics,
         log=log,
+        credentials=server_credentials(settings.server, log),
     )
 
 

@@ -27,6 +27,7 @@ from server.logs import make_logger
 from streams.change import Change, Fading, rows_now
 from streams.kafka.catalogue import EDITED_TAG, Edited, edited_at, graph_edit
 from streams.kafka.ledger import partitions_of
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.row_codec import decode_rows, place_rows
 from streams.topics import TopicNames
 
@@ -50,6 +51,7 @@ class ParameterFollower:
             since are, here too.
         on_change: called from the thread: once in full when caught up, then with what changed.
         log: where it is told that the broker is away; None = standard error.
+        security: what connections are made with.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class ParameterFollower:
         graph: Graph,
         on_change: Callable[[Change], None],
         log: FilteringBoundLogger | None = None,
+        security: KafkaSecurity = PLAINTEXT,
     ) -> None:
         self._log = log or make_logger()
         self._bootstrap = bootstrap
+        self._security = security
         self._names = names
         self._on_change = on_change
         self._held = Learner.empty(graph, NumpyBackend())
@@ -199,6 +203,7 @@ class ParameterFollower:
             reconnect_backoff_max_ms=1_000,
             fetch_max_wait_ms=_POLL_MS,
             max_partition_fetch_bytes=4 << 20,
+            **self._security.keywords(),
         )
 
     def _assign(self, consumer: Any, topic: str) -> list[TopicPartition]:

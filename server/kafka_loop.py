@@ -29,6 +29,8 @@ from streams.artifact_dir import Artifacts, NoArtifact
 from streams.change import Change
 from streams.embedded import LoopFailed, LoopLimits, LoopStatus, QueueFull
 from streams.graph_switching import GraphSwitch, shared_edges
+from streams.kafka.handshake import Unreachable, check_brokers
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.overlap_folder import StoredOverlap
 from streams.topics import TopicNames
 
@@ -50,6 +52,7 @@ class KafkaLoop:
         graph_dir: where artifacts are found that workers go on to.
         on_change: as in the embedded loop; called from the follower's thread.
         log: where it is told that the broker is away; None = standard error.
+        security: what connections are made with.
     """
 
     def __init__(
@@ -62,14 +65,16 @@ class KafkaLoop:
         graph_dir: Path | None = None,
         on_change: Callable[[Change], None],
         log: FilteringBoundLogger | None = None,
+        security: KafkaSecurity = PLAINTEXT,
     ) -> None:
         self._log = log or make_logger()
+        self._bootstrap, self._security = bootstrap, security
         self._deployment = names.prefix
         self._graph_dir = graph_dir
         self._on_change = on_change
         self._writing = threading.Lock()
         self._stopping = threading.Event()
-        self._make = partial(ParameterFollower, bootstrap, names=names, log=self._log)
+        self._make = partial(ParameterFollower, bootstrap, names=names, log=self._log, security=security)
         self._follower = self._made(graph)
         self._next: ParameterFollower | None = None
         self._switching = threading.Thread(target=self._follow_graphs, name="freshet-kafka-graphs", daemon=True)
@@ -79,6 +84,7 @@ class KafkaLoop:
             max_queued_events=limits.max_queued_events,
             retry_after_ms=limits.retry_after_ms,
             log=log,
+            security=security,
         )
 
     @property
@@ -87,7 +93,15 @@ class KafkaLoop:
         return self._follower.graph
 
     def start(self) -> None:
-        """Begin to follow; the first change comes when the parameters have been read to their end."""
+        """Begin to follow; the first change comes when the parameters have been read to their end.
+
+        Raises:
+            Refusal: a broker does not take our connections; one that is away is waited for.
+        """
+        try:
+            check_brokers(self._bootstrap, self._security)
+        except Unreachable as error:
+            self._log.warning("waiting for a broker", reason=str(error))
         self._follower.start()
         if self._graph_dir is not None:
             self._switching.start()

@@ -18,6 +18,7 @@ from freshet.v1 import events_pb2, kafka_state_pb2
 from server.logs import make_logger
 from streams.embedded import LoopFailed, QueueFull
 from streams.kafka.graph_marks import order_key
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.topics import TopicNames
 
 PROTOBUF = [("content-type", b"application/x-protobuf")]
@@ -39,6 +40,7 @@ class FeedbackProducer:
         retry_after_ms: what callers are told to wait when too many do.
         delivery_timeout_ms: how long a record may be tried.
         log: where it is told that the broker is away; None = standard error.
+        security: what connections are made with.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class FeedbackProducer:
         retry_after_ms: int,
         delivery_timeout_ms: int = 30_000,
         log: FilteringBoundLogger | None = None,
+        security: KafkaSecurity = PLAINTEXT,
     ) -> None:
         self._log = log or make_logger()
         self._bootstrap = bootstrap
+        self._security = security
         self._names = names
         self._max_queued_events = max_queued_events
         self._retry_after_ms = retry_after_ms
@@ -165,6 +169,7 @@ class FeedbackProducer:
                     request_timeout_ms=min(10_000, self._delivery_timeout_ms // 2),
                     delivery_timeout_ms=self._delivery_timeout_ms,
                     reconnect_backoff_max_ms=1_000,
+                    **self._security.keywords(),
                 )
             return self._producer
 

@@ -31,6 +31,7 @@ class Listener:
         log: where unexpected errors go.
         shared_port: True if other processes of this server listen there too; who starts them sees to it that they
             are of this server.
+        credentials: what connections are encrypted with; None = they are not.
 
     Attributes:
         server: for the services to be added to.
@@ -52,6 +53,7 @@ class Listener:
         metrics: Metrics,
         log: FilteringBoundLogger,
         shared_port: bool = False,
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         self._pool = ThreadPoolExecutor(threads + SPARE_THREADS, thread_name_prefix="freshet-call")
         self._rules = rules
@@ -72,7 +74,10 @@ class Listener:
             maximum_concurrent_rpcs=max_concurrent,
         )
         try:
-            port = self.server.add_insecure_port(address)
+            if credentials is None:
+                port = self.server.add_insecure_port(address)
+            else:
+                port = self.server.add_secure_port(address, credentials)
         except RuntimeError:
             port = 0
         if port == 0:

@@ -78,7 +78,7 @@ def make_loop(
     """The loop that the settings ask for.
 
     Raises:
-        ValueError: Kafka without a graph.
+        ValueError: Kafka without a graph, or a certificate that cannot be used.
         StoreError: the store of the embedded loop cannot be used.
     """
     if settings.kafka.bootstrap is None:
@@ -104,4 +104,5 @@ def make_loop(
         graph_dir=settings.graph_dir,
         on_change=on_change,
         log=log,
+        security=settings.kafka.security(),
     )

@@ -12,6 +12,7 @@ from typing import TypeVar
 import grpc
 
 from freshet.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+from server.channels import ClientTls, open_channel
 from streams.logs import EventLog
 
 Reply = TypeVar("Reply")
@@ -53,6 +54,7 @@ def send_log(
     patience_s: float,
     progress: Callable[[int], None],
     first_row: int = 0,
+    tls: ClientTls | None = None,
 ) -> Sent:
     """Send a log; times are left to the server, since a recorded log is older than any attribution window.
 
@@ -63,13 +65,14 @@ def send_log(
         patience_s: how long a call is repeated while the server is away or full.
         progress: told the number of rows done.
         first_row: where to begin.
+        tls: what to connect with; None = plain text.
 
     Raises:
         ServerGone: the server stayed away longer than `patience_s`.
         grpc.RpcError: the server answered with a status that trying again does not help.
     """
     sent = Sent()
-    with grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 200)]) as channel:
+    with open_channel(address, tls, options=[("grpc.max_reconnect_backoff_ms", 200)]) as channel:
         feedback = feedback_pb2_grpc.FeedbackServiceStub(channel)
         recommender = recommender_pb2_grpc.RecommenderServiceStub(channel)
         for start in range(first_row, len(log), batch_rows):

@@ -19,9 +19,9 @@ from bandits.join_rule import MAX_REWARD_CAP, JoinRule, Resolution
 from bandits.life_cycle import LifeCycle
 from bandits.policy_settings import Estimator, PolicySettings, Unseen
 from bandits.reward_rule import Aggregation
+from server.kafka_settings import KafkaGroup
 from server.limits import MAX_BUDGETS, MAX_READERS, MAX_SLATE, MAX_SURFACE_BYTES
 from streams.embedded import LoopLimits
-from streams.topics import TopicNames
 
 PREFIX = "FRESHET_"
 CONFIG_VARIABLE = "FRESHET_CONFIG"
@@ -213,23 +213,18 @@ class ServerGroup(_Group):
     """How many processes serve. Where there are several they share the parameters' memory, and one more learns."""
 
     processes: int = Field(default=1, ge=1, le=MAX_READERS, description="that answer callers, on one port")
-
-
-class KafkaGroup(_Group):
-    """Kafka mode: set `bootstrap`, and feedback goes to the topics and parameters come from the workers."""
-
-    bootstrap: str | None = Field(default=None, description="host:port of brokers, separated by commas; None = off")
-    prefix: str = Field(default="freshet", min_length=1, max_length=200, description="first part of topic names")
-    events_prefix: str = Field(default="", max_length=200, description="that of impressions, clicks and items")
+    tls_certificate: Path | None = Field(default=None, description="PEM, of both gRPC addresses; None = plain text")
+    tls_key: Path | None = Field(default=None, description="its key, PEM without a passphrase")
+    tls_client_ca: Path | None = Field(default=None, description="PEM; callers need a certificate of these")
 
     @model_validator(mode="after")
-    def _are_names(self) -> "KafkaGroup":
-        self.names()
+    def _tls_is_whole(self) -> "ServerGroup":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            given, other = ("tls_key", "tls_certificate") if self.tls_key else ("tls_certificate", "tls_key")
+            raise ValueError(f"{other}: expected it with server.{given}, got none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_certificate: expected it with server.tls_client_ca, got none")
         return self
-
-    def names(self) -> TopicNames:
-        """Names of the topics."""
-        return TopicNames(self.prefix, self.events_prefix)
 
 
 class RpcGroup(_Group):
@@ -333,6 +328,13 @@ class Settings(BaseSettings):
         """All settings as plain values for printing; secrets are masked."""
         return self.model_dump(mode="json")
 
+    def handed_on(self) -> dict[str, Any]:
+        """All settings as plain values for a process of ours, secrets in clear: never to be printed."""
+        values, password = self.redacted(), self.kafka.sasl_password
+        if password is not None:
+            values["kafka"]["sasl_password"] = password.get_secret_value()
+        return values
+
 
 def load_settings(
     config_file: Path | None = None, *, secrets_dir: Path = SECRETS_DIR, **overrides: Any
@@ -379,11 +381,16 @@ def _check_file(path: Path | None) -> None:
         return
     try:
         with path.open("rb") as file:
-            tomllib.load(file)
+            found = tomllib.load(file)
     except OSError as error:
         raise SettingsError(f"{path}: expected a readable TOML file, got {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: expected TOML, got {error}") from None
+    if isinstance(kafka := found.get("kafka"), dict) and "sasl_password" in kafka:
+        raise SettingsError(
+            f"kafka.sasl_password: expected it in the environment ({PREFIX}KAFKA__SASL_PASSWORD), or its file's "
+            f"name in kafka.sasl_password_file, got it in {path}"
+        )
 
 
 def _check_environment(environment: Mapping[str, str]) -> None:
@@ -399,6 +406,8 @@ def _check_environment(environment: Mapping[str, str]) -> None:
 def _line(error: Any) -> str:
     """One error as "field: expected ..., got ..."."""
     field = ".".join(map(str, error["loc"])) or "settings"
+    if field.endswith("sasl_password"):
+        return f"{field}: expected a text that is not empty"  # what came is not to be shown
     if error["type"] == "extra_forbidden":
         return f"{field}: expected a known setting, got an unknown name"
     message = error["msg"].removeprefix("Value error, ")

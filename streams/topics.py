@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
+
 if TYPE_CHECKING:  # the client takes a tenth of a second to import, and names are wanted without it
     from kafka import KafkaAdminClient
 
@@ -226,7 +228,9 @@ def compare(admin: "KafkaAdminClient", plan: Sequence[TopicSpec]) -> list[Differ
     return differences
 
 
-def init_topics(bootstrap: str, plan: Sequence[TopicSpec], *, timeout_s: float) -> Report:
+def init_topics(
+    bootstrap: str, plan: Sequence[TopicSpec], *, timeout_s: float, security: KafkaSecurity = PLAINTEXT
+) -> Report:
     """Create what is missing and verify what is there; safe to repeat and to run twice at once.
 
     An existing topic that differs is reported and nothing is created or changed.
@@ -235,12 +239,13 @@ def init_topics(bootstrap: str, plan: Sequence[TopicSpec], *, timeout_s: float) 
         bootstrap: ``host:port``, several separated by commas.
         plan: from ``plan_topics``.
         timeout_s: of the connection, and of each request after it.
+        security: what connections are made with.
 
     Raises:
-        TopicsError: no broker answered in time, or it refused to create a topic.
+        TopicsError: no broker answered in time or takes the connection, or it refused to create a topic.
         ValueError: ``bootstrap`` is not of that form.
     """
-    with _admin(bootstrap, timeout_s=timeout_s) as admin:
+    with _admin(bootstrap, timeout_s=timeout_s, security=security) as admin:
         differences = compare(admin, plan)
         missing = {difference.topic for difference in differences if difference.is_missing_topic}
         created: set[str] = set()
@@ -303,11 +308,20 @@ def _raise_refusal(topic: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _admin(bootstrap: str, *, timeout_s: float) -> "Iterator[KafkaAdminClient]":
+def _admin(bootstrap: str, *, timeout_s: float, security: KafkaSecurity) -> "Iterator[KafkaAdminClient]":
     """An admin client; what goes wrong in the client comes out as TopicsError."""
     _wait_for_listener(bootstrap, timeout_s=timeout_s)
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
+
+    from streams.kafka.handshake import Refusal, Unreachable, check_brokers
+
+    try:
+        check_brokers(bootstrap, security, timeout_s=timeout_s)
+    except Unreachable as error:
+        raise TopicsError(f"no Kafka broker answered at {bootstrap} within {timeout_s} s: {error}") from error
+    except Refusal as error:
+        raise TopicsError(str(error)) from error
 
     opened: list[Any] = []
 
@@ -322,6 +336,7 @@ def _admin(bootstrap: str, *, timeout_s: float) -> "Iterator[KafkaAdminClient]":
             bootstrap_timeout_ms=round(timeout_s * 1000),  # a float breaks the client's encoder
             request_timeout_ms=round(timeout_s * 1000),
             kafka_client=open_connections,
+            **security.keywords(),
         )
     except KafkaError as error:
         for connections in opened:  # a failed constructor leaves its thread dialling the broker for ever
@@ -338,7 +353,7 @@ def _admin(bootstrap: str, *, timeout_s: float) -> "Iterator[KafkaAdminClient]":
 def _wait_for_listener(bootstrap: str, *, timeout_s: float) -> None:
     """Dial until one address accepts: the client leaks a socket for each refused dial of its own."""
     deadline = time.monotonic() + timeout_s
-    addresses = [_address(part) for part in bootstrap.split(",")]
+    addresses = [broker_address(part) for part in bootstrap.split(",")]
     while True:
         for address in addresses:
             try:
@@ -351,8 +366,13 @@ def _wait_for_listener(bootstrap: str, *, timeout_s: float) -> None:
         time.sleep(_DIAL_PAUSE_S)
 
 
-def _address(text: str) -> tuple[str, int]:
+def broker_address(text: str) -> tuple[str, int]:
+    """Host and port of one broker.
+
+    Raises:
+        ValueError: it is not of the form ``host:port``.
+    """
     host, _, port = text.strip().rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) > 65_535:
         raise ValueError(f"bootstrap: expected host:port, got {text.strip()!r}")
     return host.strip("[]"), int(port)

@@ -57,6 +57,8 @@ class LocalBroker:
         partitions: of a topic created without a number of its own.
         heap_mib: the largest Java heap.
         settings: further lines of server.properties, which win over the ones made here.
+        listeners: further ones by name, each with its security protocol and its port on loopback; what they need
+            besides (certificates, log-ins) is in `settings`.
         ends_with_caller: whether it is killed when the thread that starts it ends, however that comes about; of
             effect only where the command setpriv of util-linux is installed.
     """
@@ -69,6 +71,7 @@ class LocalBroker:
         partitions: int = 8,
         heap_mib: int = 512,
         settings: Mapping[str, str] | None = None,
+        listeners: Mapping[str, tuple[str, int]] | None = None,
         ends_with_caller: bool = False,
     ):
         self.data_dir = data_dir.absolute()
@@ -77,6 +80,7 @@ class LocalBroker:
         self._partitions = partitions
         self._heap_mib = heap_mib
         self._settings = dict(settings or {})
+        self._listeners = {"PLAINTEXT": ("PLAINTEXT", port), **(listeners or {})}
         setpriv = shutil.which("setpriv") if ends_with_caller else None
         self._launcher = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         self._properties = self.data_dir / "server.properties"
@@ -241,14 +245,16 @@ class LocalBroker:
         ]
 
     def _server_properties(self, *, controller_port: int) -> str:
+        clients = ",".join(f"{name}://{LOOPBACK}:{port}" for name, (_, port) in self._listeners.items())
+        protocols = ",".join(f"{name}:{protocol}" for name, (protocol, _) in self._listeners.items())
         lines = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{LOOPBACK}:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": f"{clients},CONTROLLER://{LOOPBACK}:{controller_port}",
+            "advertised.listeners": clients,
+            "listener.security.protocol.map": f"{protocols},CONTROLLER:PLAINTEXT",
             "log.dirs": str(self.data_dir / "data"),
             "num.partitions": str(self._partitions),
             "auto.create.topics.enable": "false",

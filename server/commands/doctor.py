@@ -20,7 +20,7 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file; else the one FRESHET_CONFIG names.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the store is, or will be, kept.")
 @click.option("--graph", type=click.Path(path_type=Path), help="Graph artifact to check.")
-@click.option("--kafka", metavar="HOST:PORT", help="Broker to check.")
+@click.option("--kafka", metavar="HOST:PORT", help="Brokers to check.  [default: those of the settings]")
 @json_option
 def doctor(
     config: Path | None, data_dir: Path | None, graph: Path | None, kafka: str | None, as_json: bool
@@ -55,6 +55,7 @@ def doctor(
 def _checks(settings: "Settings | None", kafka: str | None) -> "dict[str, Check]":
     from server.commands import machine_checks as machine
     from server.commands import settings_checks
+    from server.kafka_settings import KafkaGroup
 
     checks: dict[str, Check] = {
         "python": machine.python,
@@ -73,8 +74,10 @@ def _checks(settings: "Settings | None", kafka: str | None) -> "dict[str, Check]
         checks["graph"] = partial(settings_checks.graph, settings)
         checks["store"] = partial(settings_checks.store, settings)
         checks["forgetting"] = partial(settings_checks.forgetting, settings)
-    if kafka is not None:
-        checks["kafka"] = partial(settings_checks.kafka, kafka)
+        checks["tls"] = partial(settings_checks.certificates, settings)
+    group = settings.kafka if settings else KafkaGroup()
+    if (bootstrap := kafka or group.bootstrap) is not None:
+        checks["kafka"] = partial(settings_checks.kafka, bootstrap, group)
     return checks
 
 

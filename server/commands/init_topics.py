@@ -1,10 +1,11 @@
 """`freshet init-topics`: create the topics, or say how existing ones differ."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
-from server.commands.kafka_topics import events_prefix_option
+from server.commands.kafka_topics import config_option, events_prefix_option, security_of
 from server.commands.output import BAD_INPUT, DOES_NOT_HOLD, NOT_RUNNING, fail, json_option, print_json
 
 
@@ -18,9 +19,11 @@ from server.commands.output import BAD_INPUT, DOES_NOT_HOLD, NOT_RUNNING, fail, 
 @click.option("--source-retention-h", default=168.0, show_default=True, help="Of impressions and clicks, in hours.")
 @click.option("--long-retention-h", default=8760.0, show_default=True, help="Of ledger and dead letters, in hours.")
 @click.option("--timeout-s", default=30.0, show_default=True, help="How long the broker may take to answer.")
+@config_option
 @json_option
 def init_topics(
     *,
+    config: Path | None,
     bootstrap: str,
     prefix: str,
     events_prefix: str,
@@ -39,6 +42,7 @@ def init_topics(
     """
     from streams import topics
 
+    security = security_of(config)
     try:
         settings = topics.TopicSettings(
             names=topics.TopicNames(prefix, events_prefix),
@@ -48,7 +52,7 @@ def init_topics(
             source_retention_ms=round(source_retention_h * 3_600_000),
             long_retention_ms=round(long_retention_h * 3_600_000),
         )
-        report = topics.init_topics(bootstrap, topics.plan_topics(settings), timeout_s=timeout_s)
+        report = topics.init_topics(bootstrap, topics.plan_topics(settings), timeout_s=timeout_s, security=security)
     except ValueError as error:
         fail(str(error), code=BAD_INPUT)
     except topics.TopicsError as error:

@@ -12,6 +12,7 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail
 
 if TYPE_CHECKING:  # they bring NumPy along, which the help of a command does not need
     from streams.artifact_dir import Artifacts
+    from streams.kafka.security import KafkaSecurity
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Result = TypeVar("Result")
@@ -21,6 +22,23 @@ def events_prefix_option(function: Function) -> Function:
     """The option that names the events' topics where others share them."""
     text = "First part of the names of impressions, clicks and items, where it is another."
     return click.option("--events-prefix", default="", help=text)(function)
+
+
+def config_option(function: Function) -> Function:
+    """The option of a command that needs no settings but those of its connections."""
+    text = "TOML file that says how connections to brokers are secured; else the one FRESHET_CONFIG names."
+    return click.option("--config", type=click.Path(path_type=Path), help=text)(function)
+
+
+def security_of(config: Path | None) -> "KafkaSecurity":
+    """What connections to brokers are made with; ends the command where a setting is wrong."""
+    from server.settings import SettingsError, load_settings
+    from streams.kafka.security import SecurityError
+
+    try:
+        return load_settings(config).kafka.security()
+    except (SettingsError, SecurityError) as error:
+        fail(str(error), code=BAD_INPUT)
 
 
 def kafka_options(
@@ -39,7 +57,11 @@ def kafka_options(
         click.option("--prefix", default="freshet", show_default=True, help="First part of the topics' names."),
         events_prefix_option,
         click.option("--graph", type=click.Path(path_type=Path), multiple=several, help=graph),
-        click.option("--config", type=click.Path(path_type=Path), help="TOML file with the workers' join rule."),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            help="TOML file with the workers' join rule, and how connections to brokers are secured.",
+        ),
     )
 
     def decorate(function: Function) -> Function:
@@ -74,15 +96,18 @@ def on_topics(
 
     from server.settings import SettingsError, load_settings
     from streams.artifact_dir import NoArtifact
+    from streams.kafka.handshake import check_brokers
     from streams.outcome_codec import LedgerError
     from streams.topics import TopicNames
 
     try:
-        rule = load_settings(config).join.rule()
+        settings = load_settings(config)
+        rule, security = settings.join.rule(), settings.kafka.security()
         names, loaded = TopicNames(*prefixes), artifacts.first()
     except (SettingsError, NoArtifact, ValueError) as error:  # a damaged graph is one
         fail(f"--graph: {error}" if isinstance(error, NoArtifact) else str(error), code=BAD_INPUT)
     try:
+        check_brokers(bootstrap or "", security)
         return asyncio.run(
             read(
                 bootstrap,
@@ -91,10 +116,13 @@ def on_topics(
                 rule=rule,
                 backend=chosen_backend(backend),
                 progress=progress,
+                security=security,
             )
         )
     except NoArtifact as error:
         fail(f"--graph: {error}", code=BAD_INPUT)
+    except ConnectionError as error:
+        fail(str(error), code=NOT_RUNNING)
     except LedgerError as error:
         fail(f"{names.outcomes}: {error}", code=NOT_RUNNING)
     except (KafkaError, OSError) as error:

@@ -9,11 +9,13 @@ import click
 
 from server.commands.backend_choice import backend_option, chosen_backend
 from server.commands.kafka_topics import kafka_options
+from server.commands.tls_options import tls_of, tls_options
 
 _ROWS_ASKED = 20_000
 _FEWEST_REWARDED = 10
 
 if TYPE_CHECKING:
+    from server.channels import ClientTls
     from streams.logs import EventLog
     from streams.replay import ReplayReport
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--patience-s", default=60.0, show_default=True, help="With --to: how long to wait for a server that is away."
 )
+@tls_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def replay(
     kind: str | None,
@@ -61,6 +64,9 @@ def replay(
     save_graph: Path | None,
     address: str | None,
     patience_s: float,
+    tls_ca: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
     as_json: bool,
 ) -> None:
     """Fold a recorded log: KIND is the format of PATH.
@@ -84,6 +90,7 @@ def replay(
         return
     if kind is None or path is None:
         fail("expected KIND and PATH of a log, or --from-kafka", code=2)
+    tls = tls_of(tls_ca, tls_certificate, tls_key)
     try:
         log = _read(kind, path)
     except LogError as error:
@@ -93,7 +100,7 @@ def replay(
         save(log.graph, save_graph)
         note(f"saved graph {log.graph.version} to {save_graph}")
     if address:
-        _send(address, log, batch_rows, patience_s, as_json=as_json)
+        _send(address, log, batch_rows, patience_s, tls, as_json=as_json)
         return
     asker = None
     if evaluate_every is None:
@@ -166,7 +173,9 @@ def _read(kind: str, path: Path) -> "EventLog":
     return read_kuairand(path) if kind == "kuairand" else read_open_bandit(path)
 
 
-def _send(address: str, log: "EventLog", batch_rows: int, patience_s: float, *, as_json: bool) -> None:
+def _send(
+    address: str, log: "EventLog", batch_rows: int, patience_s: float, tls: "ClientTls | None", *, as_json: bool
+) -> None:
     import grpc
 
     from server.commands.output import fail, print_json, rows_progress
@@ -175,7 +184,7 @@ def _send(address: str, log: "EventLog", batch_rows: int, patience_s: float, *, 
     try:
         with rows_progress(len(log), "sending", quiet=as_json) as progress:
             began = time.perf_counter()
-            sent = send_log(address, log, batch_rows=batch_rows, patience_s=patience_s, progress=progress)
+            sent = send_log(address, log, batch_rows=batch_rows, patience_s=patience_s, progress=progress, tls=tls)
             seconds = time.perf_counter() - began
     except ServerGone as error:
         fail(f"{address}: {error}", code=3)

@@ -1,10 +1,11 @@
 """`freshet replay-dlq`: send dead letters to their topic again."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
-from server.commands.kafka_topics import events_prefix_option
+from server.commands.kafka_topics import config_option, events_prefix_option, security_of
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail, json_option, print_json, rows_progress
 
 
@@ -17,9 +18,11 @@ from server.commands.output import BAD_INPUT, NOT_RUNNING, fail, json_option, pr
 @click.option("--since-ms", default=0, help="Only letters written at this Unix time in milliseconds or later.")
 @click.option("--dry-run", is_flag=True, help="Count them, send nothing.")
 @click.option("--timeout-s", default=30.0, show_default=True, help="How long the broker may take to answer.")
+@config_option
 @json_option
 def replay_dlq(
     *,
+    config: Path | None,
     bootstrap: str,
     prefix: str,
     events_prefix: str,
@@ -40,6 +43,7 @@ def replay_dlq(
     from streams.kafka.dead_letter_replay import replay_dead_letters
     from streams.topics import TopicNames
 
+    security = security_of(config)
     try:
         names = TopicNames(prefix, events_prefix)
         topic = names.impressions if source == "impressions" else names.clicks
@@ -53,9 +57,12 @@ def replay_dlq(
                 dry_run=dry_run,
                 timeout_s=timeout_s,
                 progress=progress,
+                security=security,
             )
     except ValueError as error:
         fail(str(error), code=BAD_INPUT)
+    except ConnectionError as error:
+        fail(str(error), code=NOT_RUNNING)
     except KafkaError as error:
         fail(f"the Kafka broker at {bootstrap} failed: {error}", code=NOT_RUNNING)
     if as_json:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from server.commands.machine_checks import MIB, Finding
+from server.kafka_settings import KafkaGroup
 from server.settings import Settings, split_address
 
 _CONNECT_S = 3.0
@@ -104,14 +105,36 @@ def forgetting(settings: Settings) -> Finding:
     return Finding(name, "ok", found)
 
 
-def kafka(bootstrap: str) -> Finding:
-    """Something answers at the broker's address."""
-    host, number = split_address(bootstrap)
+def kafka(bootstrap: str, group: KafkaGroup) -> Finding:
+    """A broker takes a connection such as the settings make, log-in included."""
+    from streams.kafka.handshake import Refusal, check_brokers
+    from streams.kafka.security import SecurityError
+
     try:
-        socket.create_connection((host, number), timeout=_CONNECT_S).close()
-    except OSError as error:
+        check_brokers(bootstrap, group.security(), timeout_s=_CONNECT_S)
+    except (Refusal, SecurityError) as error:
+        return Finding("kafka", "fail", str(error), "correct that setting, or the broker's")
+    except (OSError, ValueError) as error:
         return Finding("kafka", "fail", f"{bootstrap}: {error}", "start the broker, or correct its address")
-    return Finding("kafka", "ok", f"{bootstrap} takes connections")
+    how = "" if group.security_protocol == "PLAINTEXT" else f", as {group.security_protocol}"
+    return Finding("kafka", "ok", f"{bootstrap} takes connections{how}")
+
+
+def certificates(settings: Settings) -> Finding:
+    """Certificate and key of the gRPC addresses can be used."""
+    from server.tls import TlsError, read_certificates
+
+    group = settings.server
+    if group.tls_certificate is None:
+        return Finding("tls", "ok", "none: gRPC is in plain text")
+    try:
+        read_certificates(group)
+    except TlsError as error:
+        return Finding("tls", "fail", str(error), "correct that file, or its name in the settings")
+    callers = (
+        "any caller" if group.tls_client_ca is None else f"callers with a certificate of {group.tls_client_ca}"
+    )
+    return Finding("tls", "ok", f"{group.tls_certificate}, for {callers}")
 
 
 def _locked(file: Path) -> bool:

@@ -24,8 +24,10 @@ from server.commands.output import (
 )
 from server.commands.serve import MODES
 from server.commands.simulate_world import WorldRun, draw, make_scene, read_beside, told, use_server
+from server.commands.tls_options import tls_of, tls_options
 
 if TYPE_CHECKING:
+    from server.channels import ClientTls
     from server.demo.scene import ClickModelName, Scene
     from server.demo.tally import Tally
     from server.demo.users import Habits
@@ -78,6 +80,7 @@ _COLUMNS = ("start_s", "end_s", "slates", "reward", "expected", "uniform", "best
     multiple=True,
     help="Earlier --json results to draw too, or, without --address, alone; may be given repeatedly.",
 )
+@tls_options
 @user_options
 @click.option("--mode", type=click.Choice(MODES), help="How to score; else as the server does, or as its default.")
 @click.option(
@@ -106,6 +109,9 @@ def simulate(
     mode: str | None,
     csv_file: IO[str] | None,
     points: int,
+    tls_ca: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
     as_json: bool,
 ) -> None:
     r"""Let simulated users use a server, and compare what they click with uniform and with the best possible.
@@ -133,6 +139,7 @@ def simulate(
     if sum(given is not None for given in (address, rounds, write_graph)) != 1:
         fail("expected one of --address, --rounds and --write-graph", code=BAD_INPUT)
     _refuse_mixed(world)
+    tls = tls_of(tls_ca, tls_certificate, tls_key)
     if world is not None:
         if address is None:
             fail("--world: expected --address", code=BAD_INPUT)
@@ -143,6 +150,7 @@ def simulate(
             slates=slates,
             click_model=click_model,
             quiet=as_json,
+            tls=tls,
         )
         habits = Habits(slates_per_s=rate, delay_ms=delay_ms, mode=_number(mode), seed=seed)
         _use_world(run, habits, mode or "server", picture, beside, as_json=as_json)
@@ -155,7 +163,7 @@ def simulate(
     to_stdout = csv_file is not None and csv_file.name == "-"
     quiet = as_json or to_stdout
     if address is not None:
-        tally, seconds, on_the_way = _use_server(address, scene, habits, seconds, quiet=quiet)
+        tally, seconds, on_the_way = _use_server(address, scene, habits, seconds, tls, quiet=quiet)
     else:
         tally, seconds, on_the_way = _use_library(scene, habits, mode or "randomized_ucb", rounds or 0, quiet=quiet)
     if csv_file is not None:
@@ -210,7 +218,7 @@ def _write_graph(scene: "Scene", folder: Path, *, as_json: bool) -> None:
 
 
 def _use_server(
-    address: str, scene: "Scene", habits: "Habits", seconds: float, *, quiet: bool
+    address: str, scene: "Scene", habits: "Habits", seconds: float, tls: "ClientTls | None", *, quiet: bool
 ) -> "tuple[Tally, float, int]":
     from server.demo.run import UsersGaveUp, run_users
     from server.settings import split_address
@@ -221,7 +229,7 @@ def _use_server(
         fail(f"--address: {error}", code=BAD_INPUT)
     title = f"freshet simulate: {habits.users:,} simulated users of {address}"
     try:
-        return run_users(address, scene, habits, seconds=seconds, title=title, quiet=quiet)
+        return run_users(address, scene, habits, seconds=seconds, title=title, quiet=quiet, tls=tls)
     except UsersGaveUp as error:
         fail(f"{address}: {error}", code=NOT_RUNNING)
 

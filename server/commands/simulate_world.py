@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from server.commands.output import BAD_INPUT, NOT_RUNNING, fail, note
 
 if TYPE_CHECKING:
+    from server.channels import ClientTls
     from server.demo.held_out_scene import HeldOutScene
     from server.demo.scene import ClickModelName
     from server.demo.tally import Tally
@@ -29,6 +30,7 @@ class WorldRun:
         slates: how many to show.
         click_model: how users look at a slate.
         quiet: show nothing.
+        tls: what to connect with; None = plain text.
     """
 
     world: Path
@@ -37,6 +39,7 @@ class WorldRun:
     slates: int
     click_model: "ClickModelName"
     quiet: bool
+    tls: "ClientTls | None" = None
 
 
 def make_scene(run: WorldRun) -> "HeldOutScene":
@@ -58,7 +61,7 @@ def use_server(run: WorldRun, scene: "HeldOutScene", habits: "Habits") -> "tuple
 
     publisher = None
     if run.operations_address is not None:
-        publisher = Publisher(run.operations_address, scene, slates=run.slates)
+        publisher = Publisher(run.operations_address, scene, slates=run.slates, tls=run.tls)
     try:
         return run_users(
             run.address,
@@ -69,6 +72,7 @@ def use_server(run: WorldRun, scene: "HeldOutScene", habits: "Habits") -> "tuple
             title=f"freshet simulate: {len(scene.world.users):,} held-out users of {run.address}",
             quiet=run.quiet,
             check=publisher.publish_due if publisher else lambda: None,
+            tls=run.tls,
         )
     except UsersGaveUp as error:
         fail(f"{run.address}: {error}", code=NOT_RUNNING)

@@ -68,7 +68,8 @@ def worker(
 ) -> None:
     """Join impressions with clicks and learn from them, sharing partitions with all workers of the group.
 
-    The join rule, the backend and `item_tower` come from the settings, as for `freshet serve`. Exit codes: 0
+    The join rule, the backend, `item_tower` and what secures connections (`kafka.security_protocol` and its kin)
+    come from the settings, as for `freshet serve`. Exit codes: 0
     stopped as told, 2 a setting is wrong, 3 could not start, 70 could not go on: start it again, it continues from
     what is on disk.
     """
@@ -93,6 +94,7 @@ def worker(
         overrides["log"] = {"level": log_level}
     try:
         settings = load_settings(config, **overrides)
+        security = settings.kafka.security()
         if settings.item_tower:
             ItemPlace.load(settings.item_tower)  # a damaged one is told now, not by the first item
         http = HttpServer(split_address(http_address)) if http_address else None
@@ -114,6 +116,7 @@ def worker(
                 backend=settings.backend,
                 gpu_crossover=settings.gpu_crossover,
                 rule=settings.join.rule(),
+                security=security,
                 item_tower=settings.item_tower,
                 heartbeat_interval_ms=heartbeat_ms,
                 **given,

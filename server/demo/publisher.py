@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 
 from freshet.v1 import events_pb2, operations_pb2, operations_pb2_grpc
+from server.channels import ClientTls, open_channel
 from server.demo.held_out_scene import HeldOutScene
 from server.demo.users import RETRY_WHAT_IS_TURNED_AWAY
 from server.limits import MAX_CHANGED_ITEMS
@@ -29,10 +30,11 @@ class Publisher:
         address: of its operations service.
         scene: whose new items they are.
         slates: of the whole run.
+        tls: what to connect with; None = plain text.
     """
 
-    def __init__(self, address: str, scene: HeldOutScene, *, slates: int) -> None:
-        self._channel = grpc.insecure_channel(address, [("grpc.service_config", RETRY_WHAT_IS_TURNED_AWAY)])
+    def __init__(self, address: str, scene: HeldOutScene, *, slates: int, tls: ClientTls | None = None) -> None:
+        self._channel = open_channel(address, tls, options=[("grpc.service_config", RETRY_WHAT_IS_TURNED_AWAY)])
         self._upsert = operations_pb2_grpc.OperationsServiceStub(self._channel).UpsertItems
         self._scene = scene
         count = len(scene.world.new_items)

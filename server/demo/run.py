@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from server.channels import ClientTls
 from server.demo.surroundings import Surroundings
 from server.demo.tally import Tally
 from server.demo.users import Crowd, Habits
@@ -40,6 +41,7 @@ def run_users(
     quiet: bool,
     slates: int | None = None,
     check: Callable[[], None] = lambda: None,
+    tls: ClientTls | None = None,
 ) -> tuple[Tally, float, int]:
     """Let users use a server for a while, and show it.
 
@@ -52,6 +54,7 @@ def run_users(
         title: of the view.
         quiet: show nothing.
         check: called now and then, raises if the run must end.
+        tls: what they connect with; None = plain text.
 
     Returns:
         What they saw, the seconds it took, and the clicks that were still delayed at the end.
@@ -61,7 +64,7 @@ def run_users(
         KeyboardInterrupt: by Ctrl-C, in the main thread.
     """
     tally = Tally()
-    crowd = Crowd(address, scene, habits, tally)
+    crowd = Crowd(address, scene, habits, tally, tls)
     began_s = time.monotonic()
     crowd.start()
     try:

@@ -16,6 +16,7 @@ import numpy as np
 
 from bandits.simulator.delays import Lognormal
 from freshet.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+from server.channels import ClientTls, open_channel
 from server.demo.scene import SLATE_SIZE
 from server.demo.surroundings import Outcome, Surroundings
 from server.demo.tally import Batch, Tally
@@ -65,11 +66,14 @@ class Crowd:
         scene: where they live.
         habits: how they behave.
         tally: what they see is added to.
+        tls: what they connect with; None = plain text.
     """
 
-    def __init__(self, address: str, scene: Surroundings, habits: Habits, tally: Tally) -> None:
+    def __init__(
+        self, address: str, scene: Surroundings, habits: Habits, tally: Tally, tls: ClientTls | None = None
+    ) -> None:
         self._stop = threading.Event()
-        self._channel = grpc.insecure_channel(address, [("grpc.service_config", RETRY_WHAT_IS_TURNED_AWAY)])
+        self._channel = open_channel(address, tls, options=[("grpc.service_config", RETRY_WHAT_IS_TURNED_AWAY)])
         self._lanes = [_Lane(number, self._channel, scene, habits, tally, self._stop) for number in range(THREADS)]
         self._threads = [
             threading.Thread(target=lane.run, daemon=True, name="freshet-users") for lane in self._lanes

@@ -213,6 +213,7 @@ def _make_loop(
         max_queued_events=limits.max_queued_events,
         retry_after_ms=limits.retry_after_ms,
         log=log,
+        security=settings.kafka.security(),
     )
     return ReaderLoop(
         impressions=producer.impressions,

@@ -161,7 +161,7 @@ class Supervisor:
         board = self._board
         if board is None or self._stopping.is_set():
             return
-        settings = self.settings.model_dump(mode="json") | {"address": self._serving_address}
+        settings = self.settings.handed_on() | {"address": self._serving_address}
         order: Message = {"settings": settings}
         link_fd = -1
         if role == WRITER:

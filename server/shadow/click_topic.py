@@ -14,6 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from bandits.join_rule import JoinRule
 from freshet.v1 import events_pb2
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.kafka.source_codec import click_decoder
 
 _POLL_MS = 200
@@ -31,6 +32,7 @@ class ClickTopic:
         on_clicks: called with what came.
         on_passed_over: told of records that could not be taken, and are not read again.
         log: where it is told that the broker is away.
+        security: what connections are made with.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class ClickTopic:
         on_clicks: Callable[[Sequence[events_pb2.Click]], None],
         on_passed_over: Callable[[int], None],
         log: FilteringBoundLogger,
+        security: KafkaSecurity = PLAINTEXT,
     ) -> None:
         self._bootstrap = bootstrap
+        self._security = security
         self._topic = topic
         self._rule = rule
         self._on_clicks = on_clicks
@@ -90,6 +94,7 @@ class ClickTopic:
             auto_offset_reset="latest",
             request_timeout_ms=5_000,
             reconnect_backoff_max_ms=1_000,
+            **self._security.keywords(),
         )
         try:
             tps = [TopicPartition(self._topic, n) for n in sorted(consumer.partitions_for_topic(self._topic) or ())]

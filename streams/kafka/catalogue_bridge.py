@@ -47,6 +47,7 @@ async def bridge(around: Surroundings, learners: Sequence[LearnerPartition]) -> 
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         fetch_max_wait_ms=_POLL_MS,
+        **settings.security.keywords(),
     )
     await consumer.start()
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streams.kafka.dead_letters import INDEX, OFFSET, PARTITION, REASON, TOPIC
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.topics import TopicNames
 
 _POLL_MS = 500
@@ -46,6 +47,7 @@ def replay_dead_letters(
     dry_run: bool = False,
     timeout_s: float = 30.0,
     progress: Callable[[int], None] = lambda _: None,
+    security: KafkaSecurity = PLAINTEXT,
 ) -> DeadLetterReplay:
     """Send the dead letters of a source topic again.
 
@@ -58,15 +60,21 @@ def replay_dead_letters(
         dry_run: only count.
         timeout_s: how long the broker may take to answer.
         progress: told the number of letters read.
+        security: what connections are made with.
 
     Raises:
+        ConnectionError: no broker answers, or takes the connection.
         KafkaError: the broker fails.
         ValueError: there is no dead letter topic.
     """
     from kafka import KafkaConsumer, KafkaProducer
 
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, enable_auto_commit=False)
-    producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=20) if not dry_run else None
+    from streams.kafka.handshake import check_brokers
+
+    check_brokers(bootstrap, security)
+    there = {"bootstrap_servers": bootstrap, **security.keywords()}
+    consumer = KafkaConsumer(**there, group_id=None, enable_auto_commit=False)
+    producer = KafkaProducer(**there, acks="all", linger_ms=20) if not dry_run else None
     try:
         return _replay(consumer, producer, names, topic, reason, since_ms, timeout_s, progress)
     finally:

@@ -106,8 +106,10 @@ def _settle(partition: JoinerPartition, *, sequence: int, keep_outbox: bool = Fa
 async def _catch_up(partition: JoinerPartition, target: dict[TP, int], clock_ms: int) -> None:
     """Join the sources up to some positions, sending nothing."""
     state, settings = partition.state, partition.around.settings
-    reader = open_reader(settings.bootstrap, client_id=settings.name)
-    async with reader as shown, open_reader(settings.bootstrap, client_id=settings.name) as clicked:
+    readers = [
+        open_reader(settings.bootstrap, client_id=settings.name, security=settings.security) for _ in range(2)
+    ]
+    async with readers[0] as shown, readers[1] as clicked:
         is_new = state.joiner.sequence == 0
         # A clock beyond the ledger's may have closed windows that the ledger has not closed.
         closed_more = state.joiner.has_closed and state.joiner.clock_ms > clock_ms
@@ -183,7 +185,7 @@ async def _chunks(partition: JoinerPartition, start: dict[TP, int], ends: dict[T
     """Exactly the records of a batch."""
     settings = partition.around.settings
     records: dict[TP, list[LogRecord]] = {tp: [] for tp in partition.tps}
-    async with open_reader(settings.bootstrap, client_id=settings.name) as reader:
+    async with open_reader(settings.bootstrap, client_id=settings.name, security=settings.security) as reader:
         async for tp, piece in reader.read({tp: (start[tp], ends[tp]) for tp in partition.tps}):
             records[tp] += piece
     return [Chunk(tp.topic, tp.partition, start[tp], ends[tp], records[tp]) for tp in partition.tps]

@@ -8,6 +8,7 @@ from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from streams.kafka.chunk import LogRecord
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
 
 _POLL_MS = 500
 _RECORDS_PER_POLL = 20_000
@@ -62,7 +63,9 @@ class LogReader:
 
 
 @asynccontextmanager
-async def open_reader(bootstrap: str, *, client_id: str) -> AsyncIterator[LogReader]:
+async def open_reader(
+    bootstrap: str, *, client_id: str, security: KafkaSecurity = PLAINTEXT
+) -> AsyncIterator[LogReader]:
     """A reader that is closed at the end of the block."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
@@ -70,6 +73,7 @@ async def open_reader(bootstrap: str, *, client_id: str) -> AsyncIterator[LogRea
         enable_auto_commit=False,
         auto_offset_reset="none",
         max_partition_fetch_bytes=_FETCH_BYTES,
+        **security.keywords(),
     )
     await consumer.start()
     try:

@@ -13,6 +13,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordTooLargeError
 
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.topics import DERIVED_MESSAGE_BYTES_MAX
 
 _PAUSE_S = 0.2
@@ -47,12 +48,16 @@ class Sender:
         bootstrap: host:port of brokers, separated by commas.
         client_id: shown in the broker's logs.
         request_timeout_ms: how long the broker may take to answer.
+        security: what connections are made with.
     """
 
-    def __init__(self, bootstrap: str, *, client_id: str, request_timeout_ms: int) -> None:
+    def __init__(
+        self, bootstrap: str, *, client_id: str, request_timeout_ms: int, security: KafkaSecurity = PLAINTEXT
+    ) -> None:
         self._bootstrap = bootstrap
         self._client_id = client_id
         self._request_timeout_ms = request_timeout_ms
+        self._security = security
         self._producer: Any = None
         self._replacing = asyncio.Lock()
 
@@ -144,6 +149,7 @@ class Sender:
             max_request_size=DERIVED_MESSAGE_BYTES_MAX - _BATCH_OVERHEAD,
             request_timeout_ms=self._request_timeout_ms,
             retry_backoff_ms=100,
+            **self._security.keywords(),
         )
         try:
             await producer.start()

@@ -23,6 +23,7 @@ from streams.event_codec import click_columns, impression_columns
 from streams.kafka.graph_shelf import GraphShelf
 from streams.kafka.ledger_fold import bounds_of, fold_ledger, hash_of_rows, hash_under, read_marks
 from streams.kafka.log_reader import LogReader, open_reader
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.kafka.source_codec import click_decoder, impression_decoder
 from streams.kafka.stretch import Stretch
 from streams.topics import TopicNames
@@ -62,6 +63,7 @@ async def fold_sources(
     progress: Callable[[int], None],
     until: Positions | None = None,
     clocks_ms: dict[int, int] | None = None,
+    security: KafkaSecurity = PLAINTEXT,
 ) -> SourceFold:
     """Join and learn the source topics from their beginning.
 
@@ -74,10 +76,11 @@ async def fold_sources(
         progress: told the number of records read.
         until: where to stop in each partition; None = at its end now.
         clocks_ms: of each joiner at the end, which says what windows have closed; None = as the last events say.
+        security: what connections are made with.
     """
     result = SourceFold(Learner.empty(graph, backend))
-    connect = open_reader(bootstrap, client_id=_CLIENT)
-    async with connect as shown, open_reader(bootstrap, client_id=_CLIENT) as clicked:
+    readers = [open_reader(bootstrap, client_id=_CLIENT, security=security) for _ in range(2)]
+    async with readers[0] as shown, readers[1] as clicked:
         for number in range(await shown.partitions(names.impressions)):
             tps = (TP(names.impressions, number), TP(names.clicks, number))
             bounds = await shown.bounds(tps)
@@ -96,6 +99,7 @@ async def verify_topics(
     rule: JoinRule,
     backend: Backend,
     progress: Callable[[int], None],
+    security: KafkaSecurity = PLAINTEXT,
 ) -> Verification:
     """Check the topics against each other.
 
@@ -107,11 +111,12 @@ async def verify_topics(
         rule: the join rule of the workers.
         backend: adds the facts.
         progress: told the number of records read of the sources.
+        security: what connections are made with.
 
     Raises:
         NoArtifact: it does not have one of them.
     """
-    async with open_reader(bootstrap, client_id=_CLIENT) as reader:
+    async with open_reader(bootstrap, client_id=_CLIENT, security=security) as reader:
         shelves = [GraphShelf(artifacts, await reader.partitions(names.outcomes), backend, graph) for _ in "rl"]
         # Rows first, ledger next, sources last: each is then at least as far as what is compared with it.
         bounds = await bounds_of(reader, names.parameters)
@@ -131,6 +136,7 @@ async def verify_topics(
         progress=progress,
         until=ledger.positions,
         clocks_ms=ledger.clocks_ms,
+        security=security,
     )
     sources_hash = state_hash(now, sources.learner.sums)
     return Verification(

@@ -27,11 +27,12 @@ from streams.kafka.catalogue_bridge import bridge
 from streams.kafka.chunk import Chunk, ChunkSchema
 from streams.kafka.graph_following import GraphFollowing, keep_copy
 from streams.kafka.graph_shelf import GraphShelf
+from streams.kafka.handshake import check_brokers
 from streams.kafka.joiner_partition import JoinerPartition
 from streams.kafka.joiner_rounds import JoinerRounds
 from streams.kafka.learner_partition import LearnerPartition
 from streams.kafka.learner_rounds import LearnerRounds
-from streams.kafka.log_reader import open_reader
+from streams.kafka.log_reader import LogReader, open_reader
 from streams.kafka.partition import Partition, Surroundings, WorkerError
 from streams.kafka.sender import Sender
 from streams.kafka.side_threads import SideThreads, disk_threads
@@ -94,7 +95,7 @@ class Worker:
         Raises:
             WorkerError: a topic is missing, or another worker uses the data directory.
             DamagedGraph: the graph cannot be loaded.
-            KafkaError: no broker answers.
+            ConnectionError, SecurityError, KafkaError: no broker answers, or takes the connection.
         """
         settings, names = self.settings, self._names
         watched = settings.graph_dir if settings.graph_watch_s else None
@@ -102,13 +103,19 @@ class Worker:
         graph = (newest and newest.first()) or load_graph(settings.graph)
         self._lock = lock_folder(settings.data_dir)
         copies = settings.graph_dir or keep_copy(settings.graph, settings.data_dir)
+        await asyncio.to_thread(check_brokers, settings.bootstrap, settings.security)
         senders = [
-            Sender(settings.bootstrap, client_id=settings.name, request_timeout_ms=settings.request_timeout_ms)
+            Sender(
+                settings.bootstrap,
+                client_id=settings.name,
+                request_timeout_ms=settings.request_timeout_ms,
+                security=settings.security,
+            )
             for _ in range(2)
         ]
         for sender in senders:
             await sender.start()
-        async with open_reader(settings.bootstrap, client_id=settings.name) as reader:
+        async with self._reader() as reader:
             counts = {topic: await reader.partitions(topic) for topic in (*self._topics(), names.parameters)}
         self._check(counts)
         self._around = Surroundings(
@@ -155,6 +162,10 @@ class Worker:
         """What this worker owns now."""
         return self._owned
 
+    def _reader(self) -> contextlib.AbstractAsyncContextManager[LogReader]:
+        settings = self.settings
+        return open_reader(settings.bootstrap, client_id=settings.name, security=settings.security)
+
     def _learners(self) -> list[LearnerPartition]:
         """Owned learner partitions that have been recovered."""
         owned = dict.fromkeys(self._owned.values())
@@ -171,6 +182,7 @@ class Worker:
             settings.group_id,
             broker=[f"{SCHEME}://{address.strip()}" for address in settings.bootstrap.split(",")],
             broker_client_id=settings.name,
+            broker_credentials=settings.security.faust_credentials(),
             broker_session_timeout=settings.session_timeout_ms / 1000,
             broker_heartbeat_interval=settings.heartbeat_interval_ms / 1000,
             broker_rebalance_timeout=settings.rebalance_timeout_ms / 1000,
@@ -260,11 +272,11 @@ class Worker:
         log.info("owns", joiners=[p.number for p in joiners], learners=[p.number for p in learners])
 
         async def learn(learner: LearnerPartition) -> None:
-            async with open_reader(self.settings.bootstrap, client_id=self.settings.name) as own:
+            async with self._reader() as own:
                 await learner_recovery.recover(learner, own, generation=generation)
             await learning.add(learner)
 
-        async with open_reader(self.settings.bootstrap, client_id=self.settings.name) as reader:
+        async with self._reader() as reader:
             await all_at_once([learn(learner) for learner in learners])
             shelf.drop_unused()
             await following.begin(learners)

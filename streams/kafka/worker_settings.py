@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bandits.join_rule import JoinRule
+from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.topics import TopicNames
 
 
@@ -13,6 +14,7 @@ class WorkerSettings:
 
     Attributes:
         bootstrap: host:port of brokers, separated by commas.
+        security: what connections to them are made with.
         prefix: first part of the names of ledger, parameters and dead letters, and of the others unless told.
         events_prefix: first part of the names of impressions, clicks and items; empty means `prefix`.
         group: consumer group of all workers that share the work; empty means "<prefix>.worker".
@@ -45,6 +47,7 @@ class WorkerSettings:
     bootstrap: str
     graph: Path
     data_dir: Path
+    security: KafkaSecurity = PLAINTEXT
     name: str = "worker"
     prefix: str = "freshet"
     events_prefix: str = ""

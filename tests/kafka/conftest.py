@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "kafka"))
 from kafka_broker import LocalBroker, free_port
 from kafka_jars import KafkaMissingError
 
-_FIXTURES = {"kafka", "own_broker"}
+_FIXTURES = {"kafka", "own_broker", "secured"}
 _missing_reason = pytest.StashKey[str]()
 
 
@@ -40,7 +40,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"NOT TESTED on a real broker: {reason}", yellow=True, bold=True)
 
 
-def _started(broker: LocalBroker, config: pytest.Config) -> LocalBroker:
+def started(broker: LocalBroker, config: pytest.Config) -> LocalBroker:
     try:
         broker.start()
     except KafkaMissingError as error:
@@ -72,7 +72,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config,
         tmp_path_factory.mktemp("kafka"), port=free_port(), settings=settings, ends_with_caller=True
     )
     try:
-        yield _started(broker, pytestconfig).bootstrap
+        yield started(broker, pytestconfig).bootstrap
     finally:
         broker.stop()
 
@@ -82,7 +82,7 @@ def own_broker(tmp_path: Path, pytestconfig: pytest.Config, compiled: None) -> I
     """A started local broker for one test, which may kill, pause and restart it."""
     broker = LocalBroker(tmp_path / "own_broker", port=free_port(), ends_with_caller=True)
     try:
-        yield _started(broker, pytestconfig)
+        yield started(broker, pytestconfig)
     finally:
         broker.kill9()
 
