@@ -18,6 +18,7 @@ from server.assembly import (
     Parts,
     add_callers_services,
     add_operations,
+    make_awaited,
     make_click_topic,
     make_exploration,
     make_lane_watch,
@@ -42,7 +43,8 @@ from server.pages import make_pages
 from server.partitions_collector import PartitionsCollector
 from server.sampling import Sampling
 from server.settings import Settings, split_address
-from server.shadow.collector import ShadowCollector
+from server.shadow.awaited import AwaitedRewards
+from server.shadow.collector import ShadowCollector, SlatesCollector
 from server.shadow.shadows import Shadows
 from server.snapshot import Parameters, Snapshot
 from server.vitals import Vitals
@@ -107,6 +109,7 @@ class App:
         self._watch: GraphWatch | None = None
         self._exploration: Exploration | None = None
         self._shadows: Shadows | None = None
+        self._awaited: AwaitedRewards | None = None
         self._click_topic: ClickTopic | None = None
         self._addresses: Addresses | None = None
         self._stopping = threading.Lock()  # taken once, by the one who stops
@@ -178,6 +181,8 @@ class App:
             self._click_topic.stop()
         if self._shadows:
             self._shadows.stop()
+        if self._awaited:
+            self._awaited.stop()
         if self._vitals:
             self._vitals.stop()
         if self.loop:
@@ -219,7 +224,7 @@ class App:
         )
         self._watch = self._make_watch(changes)
         self._shadows = shadows = self._make_shadows()
-        self._click_topic = make_click_topic(settings, shadows, self._log)
+        self._click_topic = make_click_topic(settings, self._awaited, self._log)
         parts = Parts(
             settings=settings,
             loop=self.loop,
@@ -231,6 +236,7 @@ class App:
             gates=gates,
             exploration=self._exploration,
             shadows=shadows,
+            awaited=self._awaited,
             version=self.version,
             clock_ms=self._clock_ms,
         )
@@ -249,6 +255,8 @@ class App:
             self._watch.start()
         if shadows:
             shadows.start()
+        if self._awaited:
+            self._awaited.start()
         if self._click_topic:
             self._click_topic.start()
         serving.start(self.health, (RECOMMENDER, FEEDBACK))
@@ -260,7 +268,7 @@ class App:
                 vitals=vitals,
                 version=self.version,
                 policy_name=parts.policy_name,
-                shadows=shadows.standings if shadows else list,
+                shadows=self._awaited.standings if self._awaited else list,
             )
         )
         host, port = self._http.address
@@ -290,9 +298,11 @@ class App:
         return exploration, [exploration.look, watch.look]
 
     def _make_shadows(self) -> Shadows | None:
-        shadows = make_shadows(self.settings, self._rules, clock_ms=self._clock_ms, log=self._log)
-        if shadows:
-            self.metrics.registry.register(ShadowCollector(shadows))
+        awaited = self._awaited = make_awaited(self.settings, clock_ms=self._clock_ms, log=self._log)
+        shadows = make_shadows(self.settings, self._rules, awaiting=awaited, clock_ms=self._clock_ms, log=self._log)
+        if shadows and awaited:
+            self.metrics.registry.register(ShadowCollector(awaited))
+            self.metrics.registry.register(SlatesCollector(shadows.outcomes))
         return shadows
 
     def _warm_up(self) -> None:

@@ -27,6 +27,7 @@ from server.recommender import ContextRules, RecommenderService
 from server.rules import RulesInForce
 from server.scoring import SlateRules
 from server.settings import Settings
+from server.shadow.awaited import AwaitedRewards, Awaiting
 from server.shadow.policies import ShadowPolicy
 from server.shadow.shadows import Shadows
 from server.snapshot import Snapshot
@@ -55,6 +56,7 @@ class Parts:
         gates: admission.
         exploration: bounds it; None = nothing does.
         shadows: policies that are only looked at; None = there are none.
+        awaited: where their slates wait for clicks; None = in no process, or in another.
         version: release of the server.
         clock_ms: Unix milliseconds.
     """
@@ -69,6 +71,7 @@ class Parts:
     gates: "Gates"
     exploration: Exploration | None
     shadows: Shadows | None
+    awaited: AwaitedRewards | None
     version: str
     clock_ms: Callable[[], int]
 
@@ -153,12 +156,34 @@ def budget_window_ms(settings: Settings) -> int:
     return round(settings.life_cycle.budget_window_s * 1e3)
 
 
-def make_shadows(
-    settings: Settings, rules: RulesInForce, *, clock_ms: Callable[[], int], log: FilteringBoundLogger
-) -> Shadows | None:
-    """The shadow policies that the settings ask for."""
+def make_awaited(
+    settings: Settings, *, clock_ms: Callable[[], int], log: FilteringBoundLogger
+) -> AwaitedRewards | None:
+    """Where shadowed slates wait for rewards; None where there are no shadow policies."""
     group = settings.shadow
     if not group.policies:
+        return None
+    return AwaitedRewards(
+        [policy.name for policy in group.policies],
+        rule=settings.join.rule(),
+        max_pending=group.max_pending,
+        window_ms=group.window_ms or settings.join.window_ms,
+        clock_ms=clock_ms,
+        log=log,
+    )
+
+
+def make_shadows(
+    settings: Settings,
+    rules: RulesInForce,
+    *,
+    awaiting: Awaiting | None,
+    clock_ms: Callable[[], int],
+    log: FilteringBoundLogger,
+) -> Shadows | None:
+    """The shadow policies that the settings ask for, whose slates wait where they are told to."""
+    group = settings.shadow
+    if not group.policies or awaiting is None:
         return None
     policies = [
         ShadowPolicy(
@@ -172,18 +197,18 @@ def make_shadows(
     return Shadows(
         policies,
         rules=rules,
-        rule=settings.join.rule(),
         share=group.share,
-        max_pending=group.max_pending,
-        window_ms=group.window_ms or settings.join.window_ms,
+        awaiting=awaiting,
         clock_ms=clock_ms,
         log=log,
     )
 
 
-def make_click_topic(settings: Settings, shadows: Shadows | None, log: FilteringBoundLogger) -> "ClickTopic | None":
+def make_click_topic(
+    settings: Settings, awaited: AwaitedRewards | None, log: FilteringBoundLogger
+) -> "ClickTopic | None":
     """What brings the shadows the clicks of a whole deployment; None where there are no shadows, or no Kafka."""
-    if shadows is None or settings.kafka.bootstrap is None:
+    if awaited is None or settings.kafka.bootstrap is None:
         return None
     from server.shadow.click_topic import ClickTopic
 
@@ -191,8 +216,8 @@ def make_click_topic(settings: Settings, shadows: Shadows | None, log: Filtering
         settings.kafka.bootstrap,
         topic=settings.kafka.names().clicks,
         rule=settings.join.rule(),
-        on_clicks=shadows.clicked,
-        on_passed_over=shadows.passed_over,
+        on_clicks=awaited.clicked,
+        on_passed_over=awaited.passed_over,
         log=log,
         security=settings.kafka.security(),
     )
@@ -300,7 +325,7 @@ def add_callers_services(parts: Parts, serving: Listener) -> None:
         metrics=parts.metrics,
         clock_ms=parts.clock_ms,
         # On Kafka the shadows read the topic, as other servers and producers have clicks too.
-        on_clicks=parts.shadows.clicked if parts.shadows and not settings.kafka.bootstrap else None,
+        on_clicks=parts.awaited.clicked if parts.awaited and not settings.kafka.bootstrap else None,
     )
     recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, serving.server)
     feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(feedback, serving.server)

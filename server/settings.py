@@ -303,15 +303,6 @@ class Settings(BaseSettings):
                 given |= {key: getattr(merged, key) for key in given}  # as they are meant, not as they were written
         return self
 
-    @model_validator(mode="after")
-    def _processes_agree(self) -> "Settings":
-        if self.server.processes > 1 and self.shadow.policies:
-            why = "as they count within one process what callers of all of them do"
-            raise ValueError(
-                f"server.processes: expected 1 with shadow.policies, {why}, got {self.server.processes}"
-            )
-        return self
-
     @classmethod
     def settings_customise_sources(
         cls,

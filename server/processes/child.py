@@ -1,7 +1,7 @@
-"""A process that the first one has started: `python -m server.processes.child ROLE NUMBER CHANNEL BOARD LINK`.
+"""A process that the first one has started: `python -m server.processes.child ROLE NUMBER` and four open files.
 
 Invariants: it does what the first process says and ends when that ends, however that came about; signals are for
-the first process alone. The numbers are of open files; LINK is -1 where there is none.
+the first process alone. The files, by number: channel, board, link and notes; -1 where there is none.
 """
 
 import gc
@@ -112,7 +112,7 @@ class Orders:
             awaited.set()
 
 
-def main(role: str, number: int, channel_fd: int, board_fd: int, link_fd: int) -> int:
+def main(role: str, number: int, channel_fd: int, board_fd: int, link_fd: int, notes_fd: int) -> int:
     """Run until told to stop; the exit code."""
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, signal.SIG_IGN)
@@ -121,7 +121,10 @@ def main(role: str, number: int, channel_fd: int, board_fd: int, link_fd: int) -
     if received is None:
         return 0
     try:
-        return (_read if role == "reader" else _write)(channel, board, number, link_fd, received[0])
+        notes = _socket(notes_fd)
+        if role == "reader":
+            return _read(channel, board, number, notes, received[0])
+        return _write(channel, board, _socket(link_fd), notes, received[0])
     except Exception as error:
         channel.send({"say": "failed", "reason": str(error) or type(error).__name__})
         if os.environ.get("FRESHET_DEBUG"):
@@ -129,7 +132,11 @@ def main(role: str, number: int, channel_fd: int, board_fd: int, link_fd: int) -
         return FAILED
 
 
-def _read(channel: Channel, board: Board, number: int, link_fd: int, told: Message) -> int:
+def _socket(fd: int) -> socket.socket | None:
+    return None if fd < 0 else socket.socket(fileno=fd)
+
+
+def _read(channel: Channel, board: Board, number: int, notes: socket.socket | None, told: Message) -> int:
     from server.logs import log_all, make_logger
     from server.processes.reader import ServingProcess
     from server.settings import Settings
@@ -144,7 +151,9 @@ def _read(channel: Channel, board: Board, number: int, link_fd: int, told: Messa
     if orders.stop.is_set():
         return 0
     orders.preparing = True
-    process = ServingProcess(settings, board=board, number=number, link=link, clock_ms=_unix_ms, log=log)
+    process = ServingProcess(
+        settings, board=board, number=number, link=link, notes=notes, clock_ms=_unix_ms, log=log
+    )
     orders.preparing = False
     channel.send({"say": "compiled"})
     orders.report = process.report
@@ -159,7 +168,9 @@ def _read(channel: Channel, board: Board, number: int, link_fd: int, told: Messa
     return 0
 
 
-def _write(channel: Channel, board: Board, number: int, link_fd: int, told: Message) -> int:
+def _write(
+    channel: Channel, board: Board, link: socket.socket | None, notes: socket.socket | None, told: Message
+) -> int:
     from server.logs import log_all, make_logger
     from server.processes.segment import Segment
     from server.processes.writer import WritingProcess
@@ -177,13 +188,13 @@ def _write(channel: Channel, board: Board, number: int, link_fd: int, told: Mess
         if not orders.wait_until_taken(segment.number):
             log.warning("a serving process has not taken over the graph in time", within_s=TAKEN_S)
 
-    link = None if link_fd < 0 else socket.socket(fileno=link_fd)
     process = WritingProcess(
         settings,
         board=board,
         first_segment=told["first_segment"],
         on_segment=hand_over,
         link=link,
+        notes=notes,
         clock_ms=_unix_ms,
         log=log,
     )

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -42,11 +43,18 @@ class FeedbackServer:
     Args:
         listening: a local socket that listens.
         loop: takes it.
+        on_clicks: told of clicks once they are durable; None = nobody is.
     """
 
-    def __init__(self, listening: socket.socket, loop: FeedbackSink) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        loop: FeedbackSink,
+        on_clicks: Callable[[Sequence[events_pb2.Click]], None] | None = None,
+    ) -> None:
         self._listening = listening
         self._loop = loop
+        self._on_clicks = on_clicks
         self._thread = threading.Thread(target=self._accept, name="freshet-feedback-link", daemon=True)
 
     def start(self) -> None:
@@ -78,7 +86,12 @@ class FeedbackServer:
 
     def _offer(self, kind: int, body: bytes) -> "Future[None]":
         if kind == _CLICKS:
-            return self._loop.offer_clicks(events_pb2.ClickBatch.FromString(body))
+            batch = events_pb2.ClickBatch.FromString(body)
+            future = self._loop.offer_clicks(batch)
+            if self._on_clicks is not None:
+                # Before whoever sent them is answered.
+                future.add_done_callback(partial(_tell, self._on_clicks, batch))
+            return future
         return self._loop.offer_impressions(events_pb2.ImpressionBatch.FromString(body))
 
 
@@ -167,6 +180,13 @@ class _Connection:
         for future in waiting:
             future.set_exception(WriterAway())
         self._socket.close()
+
+
+def _tell(
+    on_clicks: Callable[[Sequence[events_pb2.Click]], None], batch: events_pb2.ClickBatch, future: "Future[None]"
+) -> None:
+    if future.exception() is None:
+        on_clicks(batch.clicks)
 
 
 def _settle(future: "Future[None]", answer: int, body: bytes) -> None:

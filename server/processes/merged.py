@@ -99,6 +99,11 @@ class Merged(Collector):
         with self._lock:
             return str(self._latest.get(WRITER, {}).get("policy", ""))
 
+    def shadows(self) -> list[Any]:
+        """How the shadow policies stand, as the writer has told last."""
+        with self._lock:
+            return list(self._latest.get(WRITER, {}).get("shadows", []))
+
     def sample(self) -> dict[str, Any] | None:
         """As `server.vitals.Sample` of one server; None before a process has told of one.
 

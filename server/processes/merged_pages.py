@@ -80,7 +80,7 @@ def make_merged_pages(
             **(merged.sample() or {}),
             "version": version,
             "policy": merged.policy(),
-            "shadows": [],
+            "shadows": merged.shadows(),
             "processes": merged.processes(),
             "rates": latest[-1] if latest else {},
         }

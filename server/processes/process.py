@@ -23,6 +23,7 @@ class Process:
         number: of the reader.
         board_fd: of the board.
         link_fd: of the socket that listens for feedback; -1 = none.
+        notes_fd: of its end of the notes of shadowed slates; -1 = none.
         order: the first message.
         on_message: called with each message, and the file that came with it, from a thread of its own.
         on_end: called once when it has ended, from the same thread.
@@ -40,6 +41,7 @@ class Process:
         *,
         board_fd: int,
         link_fd: int,
+        notes_fd: int,
         order: Message,
         on_message: "Callable[[Process, Message, int | None], None]",
         on_end: "Callable[[Process], None]",
@@ -53,8 +55,9 @@ class Process:
         self._on_end = on_end
         ours, theirs = socket.socketpair()
         self.channel = Channel(ours)
-        numbers = [str(number), str(theirs.fileno()), str(board_fd), str(link_fd)]
-        fds = [fd for fd in (theirs.fileno(), board_fd, link_fd) if fd >= 0]
+        files = (theirs.fileno(), board_fd, link_fd, notes_fd)
+        numbers = list(map(str, (number, *files)))
+        fds = [fd for fd in files if fd >= 0]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - the program is this one
                 [sys.executable, "-P", "-m", _MODULE, role, *numbers],

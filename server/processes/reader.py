@@ -4,6 +4,7 @@ Invariants: it begins to listen when it has compiled what answers calls and has 
 calls in flight. It learns nothing: feedback goes to the writer's socket, or to Kafka by a producer of its own.
 """
 
+import socket
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version as installed_version
@@ -22,6 +23,7 @@ from server.assembly import (
     make_exploration,
     make_rules,
     make_serving_listener,
+    make_shadows,
 )
 from server.collectors import StateCollector
 from server.health import FEEDBACK, RECOMMENDER, Health
@@ -33,11 +35,13 @@ from server.processes.feedback_link import FeedbackClient
 from server.processes.reader_parts import FollowedRules, ReaderLoop
 from server.processes.report import families_of
 from server.processes.segment import Segment
+from server.processes.shadow_notes import NotesOut
 from server.processes.shared_parameters import SharedSnapshot
 from server.processes.shared_showings import SharedShowings
 from server.processes.shared_spending import SharedSpending
 from server.sampling import Sampling
 from server.settings import Settings
+from server.shadow.collector import SlatesCollector
 from server.snapshot import Snapshot
 from server.vitals import Vitals
 from server.warm_up import compile_what_answers, score_once
@@ -52,6 +56,7 @@ class ServingProcess:
         board: of all processes.
         number: of this one.
         link: address of the writer's socket; None = feedback goes to Kafka.
+        notes: where shadowed slates are told; None = there are no shadow policies.
         clock_ms: Unix milliseconds.
         log: of this process.
     """
@@ -63,6 +68,7 @@ class ServingProcess:
         board: Board,
         number: int,
         link: bytes | None,
+        notes: socket.socket | None,
         clock_ms: Callable[[], int],
         log: FilteringBoundLogger,
     ) -> None:
@@ -78,6 +84,15 @@ class ServingProcess:
         self._loop = _make_loop(settings, self._snapshot, board, link, log, backend=self._backend.name)
         self._clock_ms = clock_ms
         self._version = installed_version("freshet")
+        self._shadows = make_shadows(
+            settings,
+            self._rules,
+            awaiting=None if notes is None else NotesOut(notes),
+            clock_ms=clock_ms,
+            log=log,
+        )
+        if self._shadows:
+            self._metrics.registry.register(SlatesCollector(self._shadows.outcomes))
         exploration = self._exploration = self._make_exploration(board, number)
         sampling = Sampling(
             snapshot=self._snapshot,
@@ -122,7 +137,8 @@ class ServingProcess:
             health=self._health,
             gates=self._gates,
             exploration=self._exploration,
-            shadows=None,
+            shadows=self._shadows,
+            awaited=None,
             version=self._version,
             clock_ms=self._clock_ms,
         )
@@ -132,6 +148,8 @@ class ServingProcess:
         add_callers_services(parts, listener)
         self._warm_up(self._snapshot)
         self._vitals.start()
+        if self._shadows:
+            self._shadows.start()
         listener.start(self._health, (RECOMMENDER, FEEDBACK))
         return listener.address
 
@@ -141,6 +159,8 @@ class ServingProcess:
         if self._listener is not None:
             self._listener.begin_stop(grace_s).wait()
             self._listener.close()
+        if self._shadows:
+            self._shadows.stop()
         self._vitals.stop()
         self._loop.stop(grace_s=grace_s)
 

@@ -21,6 +21,7 @@ from server.processes.merged import WRITER, Merged
 from server.processes.merged_pages import MergedHistory, make_merged_pages
 from server.processes.process import Process
 from server.processes.segment import Unshareable
+from server.processes.shadow_notes import make_pair
 from server.settings import Settings, split_address
 
 LONGEST_START_S = 600.0  # on a slow machine that has compiled nothing yet
@@ -69,6 +70,7 @@ class Supervisor:
         self._http: HttpServer | None = None
         self._board: Board | None = None
         self._link: socket.socket | None = None
+        self._notes: tuple[socket.socket, socket.socket] | None = None  # where they are read, and written
         self._polling = threading.Thread(target=self._poll, name="freshet-reports", daemon=True)
 
     @property
@@ -140,6 +142,9 @@ class Supervisor:
             self._held.append(link)
             link.bind("")  # a name that the system chooses, and that no file stands for
             link.listen(settings.server.processes)
+        if settings.shadow.policies:
+            self._notes = make_pair()
+            self._held += self._notes
         self._serving_address = address
         with self._changed:
             self._launch(WRITER, 0)
@@ -177,6 +182,7 @@ class Supervisor:
             number,
             board_fd=board.fd,
             link_fd=link_fd,
+            notes_fd=self._notes[role != WRITER].fileno() if self._notes else -1,
             order=order,
             on_message=self._hear,
             on_end=self._end,

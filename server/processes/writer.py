@@ -15,7 +15,16 @@ from structlog.typing import FilteringBoundLogger
 
 from bandits.artifact import load_graph
 from bandits.backend import choose_backend, serving_backend
-from server.assembly import Gates, Parts, add_operations, make_lane_watch, make_operating_listener, make_rules
+from server.assembly import (
+    Gates,
+    Parts,
+    add_operations,
+    make_awaited,
+    make_click_topic,
+    make_lane_watch,
+    make_operating_listener,
+    make_rules,
+)
 from server.collectors import StateCollector
 from server.forgetting_watch import ForgettingWatch
 from server.graph_changes import GraphChanges
@@ -31,9 +40,12 @@ from server.processes.feedback_link import FeedbackServer
 from server.processes.publisher import Publisher
 from server.processes.report import families_of
 from server.processes.segment import Segment
+from server.processes.shadow_notes import NotesIn
 from server.processes.shared_parameters import WriterSnapshot
 from server.sampling import Sampling
 from server.settings import Settings
+from server.shadow.awaited import AwaitedRewards
+from server.shadow.collector import ShadowCollector, SlatesCollector
 from server.snapshot import Parameters
 from server.vitals import Vitals
 from streams.corpus.item_place import ItemPlace
@@ -50,6 +62,7 @@ class WritingProcess:
         first_segment: number of the first segment that it makes.
         on_segment: called with each, and returns once readers have gone there.
         link: a local socket that listens, for the others' feedback; None = they have producers of their own.
+        notes: where slates come from that wait for rewards; None = there are no shadow policies.
         clock_ms: Unix milliseconds.
         log: of this process.
     """
@@ -62,12 +75,14 @@ class WritingProcess:
         first_segment: int,
         on_segment: Callable[[Segment], None],
         link: socket.socket | None,
+        notes: socket.socket | None,
         clock_ms: Callable[[], int],
         log: FilteringBoundLogger,
     ) -> None:
         self._settings = settings
         self._board = board
         self._link = link
+        self._notes = notes
         self._clock_ms = clock_ms
         self._log = log
         self._version = installed_version("freshet")
@@ -89,6 +104,8 @@ class WritingProcess:
             on_segment=on_segment,
         )
         self.snapshot = WriterSnapshot(serving, publisher)
+        self._awaited = make_awaited(settings, clock_ms=clock_ms, log=log)
+        self._click_topic = make_click_topic(settings, self._awaited, log)
         self._lane_watch = make_lane_watch(settings, clock_ms=clock_ms, tell=publisher.tell_closed)
         self._fitted: Fitted | None = None
         self._loop: Loop | None = None
@@ -149,6 +166,7 @@ class WritingProcess:
             gates=gates,
             exploration=None,
             shadows=None,
+            awaited=self._awaited,
             version=self._version,
             clock_ms=self._clock_ms,
         )
@@ -161,8 +179,10 @@ class WritingProcess:
         self._beating.start()
         if self._watch:
             self._watch.start()
+        if self._awaited is not None:
+            self._await_rewards(self._awaited)
         if self._link is not None:
-            FeedbackServer(self._link, loop).start()
+            FeedbackServer(self._link, loop, self._awaited.clicked if self._awaited else None).start()
         listener.start(self._health, (OPERATIONS,))
         return listener.address
 
@@ -175,6 +195,10 @@ class WritingProcess:
             self._listener.close()
         if self._watch:
             self._watch.stop()
+        if self._click_topic:
+            self._click_topic.stop()
+        if self._awaited:
+            self._awaited.stop()
         if self._vitals:
             self._vitals.stop()
         if self._loop:
@@ -184,7 +208,20 @@ class WritingProcess:
         """How it is doing, for the page of all processes."""
         sample = asdict(self._vitals.sample()) if self._vitals else None
         policy = self._rules.current.names[self._settings.policy.mode]
-        return {"families": families_of(self._metrics.registry), "sample": sample, "policy": policy}
+        standings = [asdict(standing) for standing in self._awaited.standings()] if self._awaited else []
+        families = families_of(self._metrics.registry)
+        return {"families": families, "sample": sample, "policy": policy, "shadows": standings}
+
+    def _await_rewards(self, awaited: AwaitedRewards) -> None:
+        """Follow the slates that the others shadow, and their clicks."""
+        self._metrics.registry.register(ShadowCollector(awaited))
+        self._metrics.registry.register(SlatesCollector(awaited.outcomes))
+        awaited.start()
+        if self._click_topic:
+            self._click_topic.start()
+        if self._notes is not None:
+            policies, began_ms = len(self._settings.shadow.policies), self._clock_ms()
+            NotesIn(self._notes, awaited, policies=policies, began_ms=began_ms).start()
 
     def _beat(self) -> None:
         while True:

@@ -1,23 +1,45 @@
-"""The shadow policies' standings as metrics; an estimate without support is absent."""
+"""Shadowed slates and the shadow policies' standings as metrics; an estimate without support is absent."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.shadow.shadows import Shadows
+from server.shadow.awaited import AwaitedRewards
 from server.shadow.standings import Standing
+
+
+class SlatesCollector(Collector):
+    """Counts shadowed slates where they are scored, or where they wait for rewards.
+
+    Args:
+        outcomes: slates by what became of them.
+    """
+
+    def __init__(self, outcomes: Callable[[], Mapping[str, int]]) -> None:
+        self._outcomes = outcomes
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: as `server.collectors`."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The family."""
+        slates = CounterMetricFamily("freshet_shadow_slates", "Shadowed slates.", labels=["outcome"])
+        for outcome, count in self._outcomes().items():
+            slates.add_metric([outcome], count)
+        yield slates
 
 
 class ShadowCollector(Collector):
     """Reads the standings when scraped.
 
     Args:
-        shadows: whose.
+        awaited: slates whose rewards they are of.
     """
 
-    def __init__(self, shadows: Shadows) -> None:
-        self._shadows = shadows
+    def __init__(self, awaited: AwaitedRewards) -> None:
+        self._awaited = awaited
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: as `server.collectors`."""
@@ -25,7 +47,7 @@ class ShadowCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families."""
-        standings = self._shadows.standings()
+        standings = self._awaited.standings()
         yield _by_policy("supported", "1 where there are estimates.", standings, lambda s: not s.refused)
         yield _by_policy(
             "effective_slates", "Slates that bear on the policy.", standings, lambda s: s.effective_slates
@@ -46,16 +68,12 @@ class ShadowCollector(Collector):
             _estimates(one, estimate, bound)
         yield estimate
         yield bound
-        slates = CounterMetricFamily("freshet_shadow_slates", "Shadowed slates.", labels=["outcome"])
-        for outcome, count in self._shadows.outcomes().items():
-            slates.add_metric([outcome], count)
-        yield slates
         missed = "Records of clicks that could not be taken: rewards of shadowed slates may be missing."
         yield CounterMetricFamily(
-            "freshet_shadow_click_records_passed_over", missed, value=self._shadows.records_passed_over
+            "freshet_shadow_click_records_passed_over", missed, value=self._awaited.records_passed_over
         )
         waiting = "Shadowed slates that wait for rewards."
-        yield GaugeMetricFamily("freshet_shadow_pending_slates", waiting, value=self._shadows.pending)
+        yield GaugeMetricFamily("freshet_shadow_pending_slates", waiting, value=self._awaited.pending)
 
 
 def _by_policy(

@@ -65,6 +65,11 @@ class PendingSlates:
                 self._out.append(self._slates.popitem(last=False)[1])
             return True
 
+    def like(self, slate: PendingSlate) -> PendingSlate | None:
+        """The one in the table that is this one, or that another process means by it."""
+        found = self._slates.get(slate.request_id)
+        return found if found is not None and found.shown_ms == slate.shown_ms else None
+
     def forget(self, slate: PendingSlate) -> None:
         """Drop a slate that will not be scored."""
         with self._lock:

@@ -1,11 +1,11 @@
-"""Shadow policies beside the traffic: some requests are scored by them too, and their rewards are waited for.
+"""Shadow policies beside the traffic: some requests are scored by them too, after they have been answered.
 
 Invariants: no reply depends on anything here, and no random draw of a reply is touched; which requests are shadowed
 follows from their ids alone; sums are gathered before the reply leaves, so that no shadow is judged by parameters
 that have seen what the reply led to; everything that waits is bounded, and what is left out is counted.
 
-Scoring is done by one thread of its own, which rests in proportion to its work. Estimates begin anew with the
-process.
+Scoring is done by one thread of its own, which rests in proportion to its work. Rewards are waited for elsewhere
+(`server.shadow.awaited`).
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import threading
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,24 +22,19 @@ from structlog.typing import FilteringBoundLogger
 
 from bandits.context import Context
 from bandits.graph import Graph, Int32
-from bandits.join_rule import JoinRule
 from bandits.life_cycle import Bounds
 from bandits.policies import CandidateSums
-from freshet.v1 import events_pb2, recommender_pb2
+from freshet.v1 import recommender_pb2
 from server.replies import AnyReply
 from server.requests import MODE_NAMES, SlateQuery
 from server.rules import RulesInForce
 from server.scoring import SlateRules
-from server.shadow.pending import PendingSlate, PendingSlates
+from server.shadow.awaited import OUTCOMES, REST, Awaiting
+from server.shadow.pending import PendingSlate
 from server.shadow.policies import ShadowPolicy
-from server.shadow.rewards import slot_rewards
-from server.shadow.standings import Standing, Standings
-from server.snapshot import Parameters
+from server.snapshot import Parameters, Torn
 
 MAX_QUEUED_CELLS = 400_000  # candidates times clusters of all slates that wait to be scored; some 25 bytes each
-_LOOK_S = 0.5
-_REST = 3.0  # times what the thread has worked: it takes a quarter of a processor at most, whatever the traffic
-OUTCOMES = ("closed", "evicted", "repeated", "dropped", "failed", "unnamed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +55,8 @@ class Shadows:
     Args:
         policies: the policies, 1 or more.
         rules: in force for replies.
-        rule: what clicks are worth.
         share: of requests that are shadowed, 0 < share <= 1.
-        max_pending: slates that may wait for rewards.
-        window_ms: how long they wait.
+        awaiting: where their slates wait for rewards.
         clock_ms: Unix milliseconds.
         log: where a slate that could not be scored is told.
     """
@@ -73,25 +66,20 @@ class Shadows:
         policies: Sequence[ShadowPolicy],
         *,
         rules: RulesInForce,
-        rule: JoinRule,
         share: float,
-        max_pending: int,
-        window_ms: int,
+        awaiting: Awaiting,
         clock_ms: Callable[[], int],
         log: FilteringBoundLogger,
     ) -> None:
         self._policies = list(policies)
         self._rules = rules
-        self._rule = rule
         self._below = round(share * 2**32)
         self._clock_ms = clock_ms
         self._log = log
-        self._pending = PendingSlates(most=max_pending, window_ms=window_ms)
-        self._standings = Standings([policy.name for policy in policies], reward_cap=rule.reward_cap)
+        self._awaiting = awaiting
         self._jobs: deque[_Job] = deque()
         self._cells = 0
-        self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
-        self._records_passed_over = 0
+        self._outcomes: Counter[str] = Counter()
         self._work = threading.Condition()
         self._stopping = False
         self._stopped = threading.Event()
@@ -155,49 +143,29 @@ class Shadows:
         if self._cells and self._cells + cells > MAX_QUEUED_CELLS:
             self._count("dropped")
             return
-        if not self._pending.add(slate):
-            self._count("repeated", 2)
+        try:
+            sums = parameters.gather(items, user).sums
+        except Torn:  # the reply stands, and must not be made again for this
+            self._count("dropped")
             return
-        sums = parameters.gather(items, user).sums
+        if not self._awaiting.shown(slate):
+            return
         job = _Job(slate, parameters.graph, items, sums, reply, self._rules.current.slate, cells, bounds)
         with self._work:
             self._jobs.append(job)
             self._cells += cells
             self._work.notify()
 
-    def clicked(self, clicks: Iterable[events_pb2.Click]) -> None:
-        """Take note of accepted clicks; most are of other requests."""
-        self._pending.clicked(clicks, self._clock_ms())
-
     def unnamed(self, slates: int) -> None:
         """Take note of slates that nobody can tell clicks for, as their caller gave them no request ids."""
         self._count("unnamed", slates)
 
-    def passed_over(self, records: int) -> None:
-        """Take note of records of clicks that could not be read."""
-        with self._work:
-            self._records_passed_over += records
-
-    # --- what is known -------------------------------------------------------------------------------------------
-
-    def standings(self) -> list[Standing]:
-        """How each policy stands."""
-        return self._standings.now()
-
     def outcomes(self) -> dict[str, int]:
         """Shadowed slates by what became of them."""
         with self._work:
-            return dict(self._outcomes)
-
-    @property
-    def records_passed_over(self) -> int:
-        """Records of clicks that could not be read: their rewards are missing."""
-        return self._records_passed_over
-
-    @property
-    def pending(self) -> int:
-        """Slates that wait for rewards."""
-        return len(self._pending)
+            own = dict(self._outcomes)
+        others = self._awaiting.outcomes()
+        return {outcome: own.get(outcome, 0) + others.get(outcome, 0) for outcome in OUTCOMES}
 
     # --- the thread ----------------------------------------------------------------------------------------------
 
@@ -215,35 +183,19 @@ class Shadows:
             self._thread.join()
 
     def work(self) -> None:
-        """Score what waits and close what is due; what the thread does again and again."""
+        """Score what waits; what the thread does again and again."""
         while (job := self._next()) is not None:
             self._score(job)
-        evicted, closed = self._pending.evicted(), self._pending.closed(self._clock_ms())
-        whole = {
-            outcome: [slate for slate in slates if slate.weights is not None]
-            for outcome, slates in (("evicted", evicted), ("closed", closed))
-        }
-        for outcome, slates in whole.items():
-            self._count(outcome, len(slates))
-        slates = [*whole["evicted"], *whole["closed"]]
-        self._count("dropped", len(evicted) + len(closed) - len(slates))
-        if slates:
-            rewards = [slot_rewards(one.item_ids, one.shown_ms, one.clicks, self._rule) for one in slates]
-            self._standings.add([one.weights for one in slates if one.weights is not None], rewards)
 
     def _run(self) -> None:
         while True:
             with self._work:
-                if not self._jobs and not self._stopping:
-                    self._work.wait(_LOOK_S)
+                self._work.wait_for(lambda: self._jobs or self._stopping)
                 if self._stopping:
                     return
             began_s = time.thread_time()
-            try:
-                self.work()
-            except Exception:
-                self._log.exception("shadow policies: slates were not closed")
-            self._stopped.wait(_REST * (time.thread_time() - began_s))
+            self.work()
+            self._stopped.wait(REST * (time.thread_time() - began_s))
 
     def _next(self) -> _Job | None:
         with self._work:
@@ -258,7 +210,7 @@ class Shadows:
             self._weigh(job)
         except Exception as error:
             # One slate that cannot be scored must not end the others; each is counted.
-            self._pending.forget(job.slate)
+            self._awaiting.given_up(job.slate)
             self._count("failed")
             self._log.error("shadow policies: a slate was not scored", reason=repr(error))
 
@@ -279,6 +231,7 @@ class Shadows:
         ]
         job.slate.item_ids = item_ids
         job.slate.weights = np.stack(probabilities) / logged
+        self._awaiting.weighed(job.slate)
 
     def _count(self, outcome: str, slates: int = 1) -> None:
         with self._work:

@@ -71,7 +71,7 @@ def test_clicks_that_cannot_be_taken_are_counted(kafka: str, topic_prefix: str, 
         topic=TopicNames(topic_prefix).clicks,
         rule=JoinRule(),
         on_clicks=take,
-        on_passed_over=shadowed.shadows.passed_over,
+        on_passed_over=shadowed.awaited.passed_over,
         log=make_logger("critical"),
     )
     producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=50)
@@ -84,11 +84,11 @@ def test_clicks_that_cannot_be_taken_are_counted(kafka: str, topic_prefix: str, 
         producer.flush()
         wait_for(lambda: len(heard) == 3)
         assert heard == ["one", "two", "three"]
-        wait_for(lambda: shadowed.shadows.records_passed_over == 2)
+        wait_for(lambda: shadowed.awaited.records_passed_over == 2)
     finally:
         topic.stop()
         producer.close()
-    (family,) = (f for f in ShadowCollector(shadowed.shadows).collect() if f.name.endswith("passed_over"))
+    (family,) = (f for f in ShadowCollector(shadowed.awaited).collect() if f.name.endswith("passed_over"))
     assert [(one.name, one.value) for one in family.samples] == [
         ("freshet_shadow_click_records_passed_over_total", 2)
     ]
@@ -104,16 +104,16 @@ def test_a_server_on_kafka_weighs_clicks_that_it_did_not_take(
     app.start()
     client, other = Client(app), KafkaProducer(bootstrap_servers=kafka)
     try:
-        assert app._shadows
+        awaited = app._awaited
+        assert awaited
         assert app._click_topic
-        shadows = app._shadows
         assert app._click_topic.wait_until_following(60)
         wait_for(lambda: app.snapshot.current is not None)
         reply = client.recommender.Score(score_request(request_id="r"), timeout=DEADLINE_S)
         click = events_pb2.Click(request_id="r", item_id=reply.items[0].item_id)
         other.send(TopicNames(topic_prefix).clicks, click.SerializeToString(), key=b"r").get(20)
-        wait_for(lambda: shadows.standings()[0].slates == 1)
-        assert shadows.standings()[0].logged == 1 / len(reply.items)
+        wait_for(lambda: awaited.standings()[0].slates == 1)
+        assert awaited.standings()[0].logged == 1 / len(reply.items)
     finally:
         other.close()
         client.close()

@@ -14,7 +14,6 @@ from bandits.artifact import save_graph
 from freshet.v1 import events_pb2, operations_pb2, recommender_pb2
 from server.app import StartError
 from server.processes.supervisor import Supervisor
-from server.settings import SettingsError
 from tests.server.messages import (
     one_hot,
     recommend_request,
@@ -175,9 +174,3 @@ def test_a_writer_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"writer: .*data"):
         server.start()
     assert server.pids() == {}
-
-
-def test_what_is_counted_within_one_process_needs_one(tmp_path: Path) -> None:
-    """Shadows are refused with several processes, by a message that says why."""
-    with pytest.raises(SettingsError, match=r"server\.processes: expected 1 with \w+.* count within one process"):
-        make_settings(tmp_path, server={"processes": 2}, shadow={"policies": [{"name": "greedy"}]})

@@ -1,4 +1,4 @@
-"""A service and a lane over one snapshot, with shadow policies whose thread is not running: tests do its work."""
+"""A service and a lane over one snapshot, with shadow policies whose threads do not run: tests do their work."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ from server.metrics import Metrics
 from server.recommender import ContextRules, RecommenderService
 from server.rules import RulesInForce
 from server.scoring import SlateRules
+from server.shadow.awaited import AwaitedRewards
 from server.shadow.policies import ShadowPolicy
 from server.shadow.shadows import Shadows
 from server.snapshot import Snapshot
@@ -44,16 +45,16 @@ class Shadowed:
         self.snapshot.apply(learned(small_graph(), np.random.default_rng(1), 300))
         slate: dict[str, Any] = {"top_m": 1, "explore_share": 0.0, "propensity_draws": 64}
         self.rules = RulesInForce(SlateRules(PolicySettings(), **(slate | rules)), fit_prior=False)
-        self.shadows = Shadows(
-            policies or [ShadowPolicy("other", "exploit")],
-            rules=self.rules,
+        followed = policies or (ShadowPolicy("other", "exploit"),)
+        told: dict[str, Any] = {"clock_ms": lambda: self.now_ms, "log": make_logger("error")}
+        self.awaited = AwaitedRewards(
+            [policy.name for policy in followed],
             rule=rule or JoinRule(window_ms=WINDOW_MS),
-            share=share,
             max_pending=max_pending,
             window_ms=WINDOW_MS,
-            clock_ms=lambda: self.now_ms,
-            log=make_logger("error"),
+            **told,
         )
+        self.shadows = Shadows(followed, rules=self.rules, share=share, awaiting=self.awaited, **told)
         common: dict[str, Any] = {"snapshot": self.snapshot, "rules": self.rules, "default_mode": served}
         self.lane = ScoreLane(**common, k=3, temperature=0.5, metrics=Metrics(), shadows=self.shadows)
         self.service = RecommenderService(
@@ -77,12 +78,17 @@ class Shadowed:
 
     def click(self, request_id: str, *item_ids: str, **fields: Any) -> None:
         """Clicks now."""
-        self.shadows.clicked(
+        self.awaited.clicked(
             [events_pb2.Click(request_id=request_id, item_id=item_id, **fields) for item_id in item_ids]
         )
 
     def close(self) -> None:
         """Let the windows of all slates pass, and the thread's work be done."""
-        self.shadows.work()
+        self.work()
         self.now_ms += WINDOW_MS
+        self.work()
+
+    def work(self) -> None:
+        """Do what the threads do again and again."""
         self.shadows.work()
+        self.awaited.close_due()

@@ -26,7 +26,7 @@ def live(shadowed: Shadowed, rng: np.random.Generator, slates: int = SLATES) -> 
         clicked = np.flatnonzero(rng.random(3) < APPEAL[shown] * LOOKED_AT)
         shadowed.click(f"r{number}", *(ITEMS[item] for item in shown[clicked]))
         if number % 500 == 0:
-            shadowed.shadows.work()
+            shadowed.work()
     shadowed.close()
 
 
@@ -75,10 +75,10 @@ def test_a_shadow_is_worth_what_it_would_have_earned(served: str, rules: Any, po
     shadowed = Shadowed(policy, served=served, **rules)
     live(shadowed, np.random.default_rng(zlib.crc32(served.encode())))
     truth = true_value(shadowed, policy)
-    (standing,) = shadowed.shadows.standings()
+    (standing,) = shadowed.awaited.standings()
     assert standing.refused == ()
     assert standing.slates == SLATES
-    (followed,) = shadowed.shadows._standings._followed
+    (followed,) = shadowed.awaited._standings._followed
     sums = followed.sums
     error = 0.0
     for value, interval in (
@@ -103,7 +103,7 @@ def test_a_shadow_as_served_earns_what_was_earned(served: str) -> None:
     """All its weights are 1: no estimate differs from the mean of the log, and the lift is 0 with its interval."""
     shadowed = Shadowed(ShadowPolicy("same", served), served=served)
     live(shadowed, np.random.default_rng(3), slates=300)
-    (standing,) = shadowed.shadows.standings()
+    (standing,) = shadowed.awaited.standings()
     assert (standing.max_weight, standing.mean_weight) == (1.0, 1.0)
     assert standing.effective_slates == pytest.approx(300)
     assert standing.logged > 0.1
@@ -118,7 +118,7 @@ def test_what_was_never_shown_is_not_judged() -> None:
     """Where the served policy leaves nothing to chance, another one is refused, with the reasons and no number."""
     shadowed = Shadowed(ShadowPolicy("other", "uniform"), served="exploit")
     live(shadowed, np.random.default_rng(4), slates=400)
-    (standing,) = shadowed.shadows.standings()
+    (standing,) = shadowed.awaited.standings()
     assert any("mean weight" in reason for reason in standing.refused)
     assert (standing.ips, standing.snips, standing.lift) == (None, None, None)
     assert standing.logged > 0

@@ -70,11 +70,11 @@ def test_packed_slates_are_shadowed_as_single_ones(share: float) -> None:
                     shadowed.click(request.request_id, reply.items[0].item_id)
     for shadowed in (single, together):
         shadowed.close()
-    assert together.shadows.standings() == single.shadows.standings()
+    assert together.awaited.standings() == single.awaited.standings()
     assert together.shadows.outcomes() == single.shadows.outcomes()
-    assert 0 < together.shadows.standings()[0].slates <= 192
-    assert (together.shadows.standings()[0].slates == 192) == (share == 1.0)
-    assert together.shadows.standings()[0].logged > 0
+    assert 0 < together.awaited.standings()[0].slates <= 192
+    assert (together.awaited.standings()[0].slates == 192) == (share == 1.0)
+    assert together.awaited.standings()[0].logged > 0
 
 
 def test_slates_without_ids_are_counted_and_refused_ones_are_not_looked_at() -> None:
@@ -86,7 +86,7 @@ def test_slates_without_ids_are_counted_and_refused_ones_are_not_looked_at() -> 
     asked[1].cluster_weights.weights[0] = 2.0
     answer = slates.fill(queries(asked, {}), Dictionary())
     assert [error.slate for error in answer.errors] == [1]
-    assert shadowed.shadows.pending == 4
+    assert shadowed.awaited.pending == 4
 
 
 @pytest.mark.parametrize(

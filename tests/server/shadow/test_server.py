@@ -29,9 +29,9 @@ def test_the_standings_are_in_metrics_and_on_the_console(start: Start) -> None:
         assert reply.policy == "uniform"
         if number % 3 == 0:
             client.feedback.LogClicks(clicks(click(name, reply.items[0].item_id)), timeout=DEADLINE_S)
-    shadows = app._shadows
-    assert shadows
-    until(lambda: shadows.standings()[0].slates == 150)
+    awaited = app._awaited
+    assert awaited
+    until(lambda: awaited.standings()[0].slates == 150)
     families = scrape(app)
     assert value(families, "freshet_shadow_logged_reward") == pytest.approx(1 / 3)
     assert value(families, "freshet_shadow_slates_total", outcome="closed") == 150
@@ -52,9 +52,9 @@ def test_estimates_are_told_with_their_intervals(start: Start) -> None:
         reply = client.recommender.Score(score_request(request_id=name), timeout=DEADLINE_S)
         if number % 4 == 0:
             client.feedback.LogClicks(clicks(click(name, reply.items[0].item_id)), timeout=DEADLINE_S)
-    shadows = app._shadows
-    assert shadows
-    until(lambda: shadows.standings()[0].slates == 120)
+    awaited = app._awaited
+    assert awaited
+    until(lambda: awaited.standings()[0].slates == 120)
     families = scrape(app)
     assert value(families, "freshet_shadow_supported", policy="same") == 1
     for estimator in ("ips", "snips"):
@@ -74,7 +74,7 @@ def test_packed_calls_of_a_server_are_shadowed(start: Start) -> None:
     queries.request_ids.extend(f"r{number}" for number in range(3))
     client.recommender.ScorePacked(recommender_pb2.ScorePackedRequest(queries=queries), timeout=DEADLINE_S)
     assert app._shadows
-    assert app._shadows.pending == 3
+    assert app._awaited.pending == 3
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_replies_are_the_same_with_and_without() -> None:
         request.request_id = f"l{number}"
         assert with_shadows.service._score(request) == without.service._score(request)
         if number % 20 == 0:
-            with_shadows.shadows.work()
+            with_shadows.work()
     with_shadows.close()
     outcomes = with_shadows.shadows.outcomes()
     assert outcomes["closed"] > 300
@@ -50,8 +50,8 @@ def test_both_ways_are_shadowed_alike() -> None:
             shadowed.service._score(recommender_pb2.ScoreRequest(item_ids=ids, **request))
         else:
             shadowed.score(item_ids=ids, **request)
-        shadowed.shadows.work()
-        (slate,) = shadowed.shadows._pending._slates.values()
+        shadowed.work()
+        (slate,) = shadowed.awaited._pending._slates.values()
         assert slate.weights is not None
         weights.append((slate.item_ids, slate.weights.tolist()))
     assert weights[0] == weights[1] == weights[2]
@@ -69,9 +69,9 @@ def test_what_is_learned_after_the_reply_does_not_weigh_it() -> None:
             assert current.position == 400
         shadowed.score(request_id, slate_size=len(ITEMS))
         if request_id == "scored before":
-            shadowed.shadows.work()
-    shadowed.shadows.work()
-    weights = {name: slate.weights.tolist() for name, slate in shadowed.shadows._pending._slates.items()}  # type: ignore[union-attr]
+            shadowed.work()
+    shadowed.work()
+    weights = {name: slate.weights.tolist() for name, slate in shadowed.awaited._pending._slates.items()}  # type: ignore[union-attr]
     assert weights["scored before"] == weights["scored after"]
     assert weights["scored after"] != weights["served after"]
 
@@ -93,13 +93,13 @@ def test_a_click_counts_once_and_for_its_own_slate_alone() -> None:
     shown = [item.item_id for item in reply.items]
     hidden = next(item_id for item_id in ITEMS if item_id not in shown)
     shadowed.click("r", shown[0])
-    shadowed.shadows.work()
+    shadowed.work()
     shadowed.click("r", shown[0], hidden)
     shadowed.click("another", shown[1])
     shadowed.close()
     shadowed.click("r", shown[1])  # too late
     shadowed.close()
-    (standing,) = shadowed.shadows.standings()
+    (standing,) = shadowed.awaited.standings()
     assert (standing.slates, standing.logged) == (1, pytest.approx(1 / 3))
 
 
@@ -109,12 +109,12 @@ def test_the_oldest_slate_makes_room_and_is_counted_with_what_it_had() -> None:
     for number in range(5):
         reply = shadowed.score(f"r{number}")
         shadowed.click(f"r{number}", reply.items[0].item_id)
-        shadowed.shadows.work()
-        assert shadowed.shadows.pending <= 3
+        shadowed.work()
+        assert shadowed.awaited.pending <= 3
     assert shadowed.shadows.outcomes()["evicted"] == 2
     shadowed.close()
     assert shadowed.shadows.outcomes()["closed"] == 3
-    (standing,) = shadowed.shadows.standings()
+    (standing,) = shadowed.awaited.standings()
     assert (standing.slates, standing.logged) == (5, pytest.approx(1 / 3))
 
 
@@ -124,7 +124,7 @@ def test_a_full_queue_drops_slates_and_keeps_answering(monkeypatch: pytest.Monke
     shadowed = Shadowed()
     for number in range(10):
         assert len(shadowed.score(f"r{number}").items) == 3
-    assert shadowed.shadows.pending == 3
+    assert shadowed.awaited.pending == 3
     shadowed.close()
     counts = shadowed.shadows.outcomes()
     assert {outcome: count for outcome, count in counts.items() if count} == {"closed": 3, "dropped": 7}
@@ -135,13 +135,13 @@ def test_a_slate_closed_before_it_was_scored_is_dropped() -> None:
     shadowed = Shadowed(max_pending=1)
     shadowed.score("a")
     shadowed.score("b")
-    evicted = shadowed.shadows._pending.evicted()
+    evicted = shadowed.awaited._pending.evicted()
     assert [slate.request_id for slate in evicted] == ["a"]
-    shadowed.shadows._pending._out += evicted
+    shadowed.awaited._pending._out += evicted
     shadowed.shadows._jobs.clear()
     shadowed.close()
     assert shadowed.shadows.outcomes()["dropped"] == 2
-    assert shadowed.shadows.standings()[0].slates == 0
+    assert shadowed.awaited.standings()[0].slates == 0
 
 
 def test_a_request_id_that_comes_twice_counts_not_at_all() -> None:
@@ -151,14 +151,14 @@ def test_a_request_id_that_comes_twice_counts_not_at_all() -> None:
         shadowed.score(request_id)
     shadowed.close()
     assert shadowed.shadows.outcomes()["repeated"] == 2
-    assert shadowed.shadows.standings()[0].slates == 1
+    assert shadowed.awaited.standings()[0].slates == 1
 
 
 def test_a_slate_that_cannot_be_scored_harms_no_other() -> None:
     """It is counted as failed, and those behind it are scored."""
     shadowed = Shadowed(ShadowPolicy("s", "thompson", policy={"thompson_scale": -1.0}))
     shadowed.score("bad")
-    shadowed.shadows.work()
+    shadowed.work()
     shadowed.shadows._policies = [ShadowPolicy("s", "exploit")]
     shadowed.score("good")
     shadowed.close()
@@ -172,7 +172,7 @@ def test_a_robot_cannot_fill_the_memory() -> None:
     item_id = shadowed.score("r").items[0].item_id
     for _ in range(3):
         shadowed.click("r", *[item_id] * MAX_CLICKS)
-    (slate,) = shadowed.shadows._pending._slates.values()
+    (slate,) = shadowed.awaited._pending._slates.values()
     assert len(slate.clicks) == MAX_CLICKS
 
 
@@ -181,11 +181,11 @@ def test_the_window_is_waited_for() -> None:
     shadowed = Shadowed()
     shadowed.score("r")
     shadowed.now_ms += WINDOW_MS - 1
-    shadowed.shadows.work()
-    assert shadowed.shadows.pending == 1
+    shadowed.work()
+    assert shadowed.awaited.pending == 1
     shadowed.now_ms += 1
-    shadowed.shadows.work()
-    assert (shadowed.shadows.pending, shadowed.shadows.standings()[0].slates) == (0, 1)
+    shadowed.work()
+    assert (shadowed.awaited.pending, shadowed.awaited.standings()[0].slates) == (0, 1)
 
 
 def test_an_empty_table_looks_at_no_click() -> None:
