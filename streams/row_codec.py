@@ -1,7 +1,7 @@
 """Parameter rows: `freshet.v1.ItemParameters` to and from arrays, whole micro-batches of rows at a time.
 
-One format on disk and on the parameters topic. Rows are written in one compiled pass over the sums, without a
-message object each.
+One format on disk and on the parameters topic. Rows are written in one compiled pass over the sums, and read in
+one; a message object each is made only where that pass found one among them that is rare or wrong.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from bandits.join_rule import MAX_HALF_LIFE_MS
 from bandits.sums import OPEN, Int32, Int64, Sums, locate
 from freshet.v1 import parameters_pb2
 from streams.limits import MAX_TIME_MS
+from streams.wire.row_reader import BYTES_OF_AN_EDGE, read_rows, write_places
 from streams.wire.row_writer import NO_EPOCH, measure_rows, write_rows
 
 EXTRA_FIELDS = ("open", "excess", "past_a", "past_d", "past_b", "past_excess")  # the columns of `Sums.extra`
@@ -85,6 +86,26 @@ def decode_rows(item_ids: Sequence[str], encoded: Sequence[bytes]) -> Rows:
         ValueError: bytes that are no ItemParameters, or whose columns differ in length or hold a number below
             zero; the item is named.
     """
+    return _usual_rows(item_ids, encoded) or _any_rows(item_ids, encoded)
+
+
+def _usual_rows(item_ids: Sequence[str], encoded: Sequence[bytes]) -> Rows | None:
+    """Rows without what few of them have, all of which are right; else None."""
+    if len(item_ids) != len(encoded):
+        raise ValueError(f"expected an item for each row, got {len(item_ids)} and {len(encoded)}")
+    data = np.frombuffer(b"".join(encoded), np.uint8)
+    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+    room = len(data) // BYTES_OF_AN_EDGE
+    cluster, edge = np.empty(4 * room, np.uint8), np.empty((room, 3), np.int64)
+    scalars, edge_ends = np.zeros((len(encoded), 3), np.int64), np.empty(len(encoded), np.int64)
+    if not read_rows(data, ends, cluster, edge, scalars, edge_ends):
+        return None
+    count = int(edge_ends[-1]) if len(edge_ends) else 0
+    clusters = cluster.view("<i4")[:count].astype(np.int32, copy=False)
+    return Rows(item_ids, edge_ends, clusters, edge[:count], scalars[:, :2], scalars[:, 2])
+
+
+def _any_rows(item_ids: Sequence[str], encoded: Sequence[bytes]) -> Rows:
     messages = [_parse(item_id, data) for item_id, data in zip(item_ids, encoded, strict=True)]
     degrees = np.array([len(message.cluster_ids) // 4 for message in messages], np.int64)
     cluster = np.frombuffer(b"".join(message.cluster_ids for message in messages), "<u4").astype(np.int32)
@@ -115,7 +136,23 @@ def place_rows(graph: Graph, rows: Rows, sums: Sums, row_position: Int64) -> int
     A row that is older than the one in place is skipped, so that restoring is monotonic.
     """
     sums.release()
-    number = graph.lookup(rows.item_ids, retired=True)
+    number = graph.lookup(rows.item_ids, retired=True).astype(np.int64)
+    if rows.extra is None and sums.extra is None:
+        return int(
+            write_places(
+                number,
+                rows.position,
+                rows.edge_ends,
+                rows.cluster,
+                rows.edge,
+                rows.item,
+                graph.item_ptr,
+                graph.edge_cluster,
+                sums.edge,
+                sums.item,
+                row_position,
+            )
+        )
     degrees = np.diff(rows.edge_ends, prepend=0)
     at = np.flatnonzero(number >= 0)
     at = at[rows.position[at] >= row_position[number[at]]]

@@ -17,7 +17,7 @@ from bandits.learner import Learner
 from bandits.sums import Int32, Int64, Sums
 from streams.kafka.catalogue import Edited, graph_edit
 from streams.kafka.ledger import partitions_of
-from streams.row_codec import encode_rows
+from streams.row_codec import decode_rows, encode_rows, place_rows
 
 
 @dataclass(eq=False)
@@ -65,8 +65,9 @@ class SharedSums:
         return self._all.row_position
 
     def compile_rows(self) -> None:
-        """Have what writes rows compiled, so that no publication waits for it."""
-        encode_rows(self.graph, self.sums, self.row_position, np.empty(0, np.int32))
+        """Have what writes and reads rows compiled, so that no publication and no recovery waits for it."""
+        rows = encode_rows(self.graph, self.sums, self.row_position, np.empty(0, np.int32))
+        place_rows(self.graph, decode_rows([], rows), self.sums, self.row_position)
 
     def learner(self, number: int) -> Learner:
         """A learner of a partition, over the arrays that all share."""

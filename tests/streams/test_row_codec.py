@@ -12,7 +12,8 @@ from bandits.join_rule import MAX_HALF_LIFE_MS
 from bandits.sums import OPEN, Sums
 from freshet.v1 import parameters_pb2
 from streams.kafka.parameter_rows import epoch_of
-from streams.row_codec import EXTRA_FIELDS, decode_rows, encode_rows, place_rows
+from streams.row_codec import EXTRA_FIELDS, _any_rows, _usual_rows, decode_rows, encode_rows, place_rows
+from streams.wire.row_writer import NO_EPOCH
 from tests.streams.hostile_bytes import damaged
 
 DEGREES = (0, 1, 2, 2, 31, 32, 2_000, 0)
@@ -135,6 +136,28 @@ def test_damaged_rows_are_refused_or_whole() -> None:
         assert not (rows.item < 0).any()
         assert rows.extra is None or (rows.extra.shape == (len(rows.edge), 6) and not (rows.extra[:, 1:] < 0).any())
     assert refused > 50
+
+
+@pytest.mark.parametrize("epoch", [NO_EPOCH, 2**40])
+def test_rows_that_are_read_in_one_pass_are_those_of_protobuf(epoch: int) -> None:
+    """Cut or flipped anywhere, between two good rows: the same columns as by messages, or left to them."""
+    graph = make_graph((3, 0, 2))
+    sums, position = random_sums(graph, 3)
+    first, record, last = encode_rows(graph, sums, position, np.arange(3, dtype=np.int32), np.full(3, epoch))
+    names, passed_over = ["item-0", "item-1", "item-2"], 0
+    for data in (record, *damaged(first), *damaged(last), first + record, first + last[:5]):
+        records = [first, data, last]
+        usual = _usual_rows(names, records)
+        if usual is None:
+            passed_over += 1
+            continue
+        every = _any_rows(names, records)
+        assert every.extra is None
+        assert every.edited_at is None
+        for column in ("edge_ends", "cluster", "edge", "item", "position"):
+            assert np.array_equal(getattr(usual, column), getattr(every, column)), column
+    assert _usual_rows(names, [first, record, last]) is not None
+    assert passed_over > 100
 
 
 def test_a_sum_below_zero_is_refused_with_the_item_that_holds_it() -> None:
