@@ -26,6 +26,7 @@ from freshet.v1 import parameters_pb2
 from server.logs import make_logger
 from streams.change import Change, Fading, rows_now
 from streams.kafka.catalogue import EDITED_TAG, Edited, edited_at, graph_edit
+from streams.kafka.handshake import why_refused
 from streams.kafka.ledger import partitions_of
 from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.row_codec import decode_rows, place_rows
@@ -151,7 +152,8 @@ class ParameterFollower:
             try:
                 work()
             except KafkaError as error:
-                self._log.warning("the broker does not answer", work=work.__name__, error=repr(error))
+                why = why_refused(self._bootstrap, self._security, timeout_s=_PAUSE_S)
+                self._log.warning("the broker does not answer", work=work.__name__, error=repr(error), reason=why)
             except Exception as error:
                 self.failed = f"{type(error).__name__}: {error}"
                 self._log.exception("following the parameters has stopped")

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from bandits.join_rule import MAX_REWARD_CAP, JoinRule, Resolution
 from bandits.life_cycle import LifeCycle
@@ -247,6 +253,15 @@ class LogGroup(_Group):
     format: Literal["auto", "json", "console"] = Field(default="auto", description="auto = console on a terminal")
 
 
+class _Secrets(NestedSecretsSettingsSource):
+    """Files named as the variables, those of groups too; what others keep there is not read."""
+
+    @classmethod
+    def load_secrets(cls, path: Path) -> dict[str, str]:
+        ours = (file for file in path.iterdir() if file.name.upper().startswith(PREFIX) and file.is_file())
+        return {file.name: file.read_text("utf-8").strip() for file in ours}
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Use `load_settings`, which reads the file and explains errors."""
 
@@ -313,7 +328,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The sources, strongest first."""
-        return init_settings, env_settings, file_secret_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _Secrets(file_secret_settings), TomlConfigSettingsSource(settings_cls)
 
     def redacted(self) -> dict[str, Any]:
         """All settings as plain values for printing; secrets are masked."""

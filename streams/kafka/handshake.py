@@ -62,6 +62,18 @@ def check_brokers(bootstrap: str, security: KafkaSecurity, *, timeout_s: float =
     raise next((failure for failure in failures if isinstance(failure, Refusal)), failures[0])
 
 
+def why_refused(bootstrap: str, security: KafkaSecurity, *, timeout_s: float) -> str:
+    """What stands against a connection now, as `check_brokers` says it; empty = nothing.
+
+    For when a client that has run has failed: the libraries do not always say why.
+    """
+    try:
+        check_brokers(bootstrap, security, timeout_s=timeout_s)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def _greet(host: str, port: int, security: KafkaSecurity, timeout_s: float) -> None:
     """Encrypt, if asked for, and have one question answered that needs no log-in."""
     where = f"the broker at {host}:{port}"

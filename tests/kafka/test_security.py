@@ -15,12 +15,16 @@ import grpc
 import pytest
 from click.testing import CliRunner, Result
 from kafka import KafkaProducer
+from kafka.errors import KafkaTimeoutError
 
 from bandits.artifact import save_graph
 from freshet.v1 import feedback_pb2, feedback_pb2_grpc, operations_pb2, operations_pb2_grpc
 from server.cli import freshet
+from server.kafka_follower import ParameterFollower
+from server.logs import make_logger
 from streams.kafka.handshake import Refusal, Unreachable, check_brokers
 from streams.kafka.security import KafkaSecurity
+from streams.topics import TopicNames
 from tests.kafka.conftest import started
 from tests.kafka.feed import make_graph
 from tests.kafka.secured import PASSWORD, USER, Secured, make_users, secured_broker
@@ -87,7 +91,8 @@ def test_everything_runs_encrypted_and_logged_in(secured: Secured, tmp_path: Pat
     assert made.exit_code == 0, made.output
     any_ports = [f"--{name}=127.0.0.1:0" for name in ("address", "operations-address", "http-address")]
     worker = ("worker", "--bootstrap", at, "--graph", graph, "--data-dir", tmp_path / "w", "--backend", "numpy")
-    serve = ("serve", "--kafka", at, "--graph", graph, "--backend", "numpy", "--json", *any_ports)
+    # With several processes: what follows is another one than what feeds, and both have been handed the password.
+    serve = ("serve", "--processes", 2, "--kafka", at, "--graph", graph, "--backend", "numpy", "--json", *any_ports)
     with (
         program(tmp_path / "worker.log", settings, *worker),
         program(tmp_path / "server.log", settings, *serve) as server,
@@ -211,6 +216,27 @@ def test_a_broker_that_is_away_is_no_wrong_setting(secured: Secured) -> None:
             check_brokers(secured.at("SASL_SSL"), secured.login(), timeout_s=0.2)
     finally:
         secured.broker.resume()
+
+
+def test_a_server_that_is_no_longer_let_in_says_why(secured: Secured, capsys: pytest.CaptureFixture[str]) -> None:
+    """A password that is changed while a server runs is named in its log, where the library says but "timeout"."""
+    log = make_logger("info", "json", sys.stderr)
+    follower = ParameterFollower(
+        secured.at("SASL_SSL"),
+        names=TopicNames(),
+        graph=make_graph(),
+        on_change=lambda _: None,
+        log=log,
+        security=secured.login(password=USER),
+    )
+
+    def follow() -> None:
+        follower.stop()  # once is enough
+        raise KafkaTimeoutError("Unable to bootstrap")
+
+    follower._keep(follow)
+    told = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert re.search(r"kafka.sasl_password: .* authentication failed", told["reason"])
 
 
 def test_every_command_says_what_is_refused(secured: Secured, tmp_path: Path) -> None:

@@ -39,13 +39,16 @@ def test_stronger_sources_win_key_by_key(monkeypatch: pytest.MonkeyPatch, tmp_pa
     secrets.mkdir()
     (secrets / "freshet_address").write_text("2.2.2.2:2")
     (secrets / "freshet_http_address").write_text("2.2.2.2:3")
+    (secrets / "FRESHET_POLICY__EPSILON").write_text("0.3\n")
+    (secrets / "FRESHET_POLICY__ALPHA").write_text("0.4")
+    (secrets / "keystore.p12").write_bytes(b"\xff\x00")  # of somebody else
     monkeypatch.setenv("FRESHET_HTTP_ADDRESS", "3.3.3.3:3")
     monkeypatch.setenv("FRESHET_POLICY__ALPHA", "0.7")
     settings = load(file, secrets=secrets, policy={"mode": "thompson"})
     assert settings.address == "2.2.2.2:2"
     assert settings.http_address == "3.3.3.3:3"
     assert settings.backend == "numpy"
-    assert (settings.policy.mode, settings.policy.alpha, settings.policy.epsilon) == ("thompson", 0.7, 0.2)
+    assert (settings.policy.mode, settings.policy.alpha, settings.policy.epsilon) == ("thompson", 0.7, 0.3)
 
 
 def test_the_file_is_found_through_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
