@@ -4,7 +4,7 @@ Numba compiles a function anew when its file changes, but does not see the files
 stands for all of these, taken from outside the function, becomes part of the key under which Numba finds it.
 """
 
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
 from bandits.hashing import hash_strings
 
@@ -18,8 +18,8 @@ def fingerprint(*modules: ModuleType) -> int:
     parts: list[str] = []
     for module in modules:
         for name, value in sorted(vars(module).items()):
-            function = getattr(value, "py_func", None) or getattr(value, "_defn", None)
-            if function is not None:
+            function = getattr(value, "py_func", None) or getattr(value, "_defn", None) or value
+            if isinstance(function, FunctionType):
                 parts.append(name + _text(function.__code__))
             elif isinstance(value, (int, float, tuple)):
                 parts.append(f"{name}={value!r}")

@@ -7,9 +7,9 @@ within rounding of the middle between two multiples of 2^-15, where two exponent
 import math
 
 import numpy as np
-from numba import njit
 
 from bandits.numba_addresses import float32_at
+from bandits.numba_inner import inner
 from bandits.numba_memory import advance, load, pointer, store
 from bandits.sums import UNIT
 
@@ -20,7 +20,7 @@ _BLOCK_NUMBERS = (
 )
 
 
-@njit(fastmath={"reassoc", "contract", "nsz"})
+@inner(fastmath={"reassoc", "contract", "nsz"})
 def _rough_product(centroids, start, embedding, dim):  # type: ignore[no-untyped-def]
     """An inner product in float32, added in whatever order is fastest."""
     total = np.float32(0.0)
@@ -29,7 +29,7 @@ def _rough_product(centroids, start, embedding, dim):  # type: ignore[no-untyped
     return total
 
 
-@njit
+@inner
 def _exact_product(centroids, start, embedding, dim):  # type: ignore[no-untyped-def]
     """An inner product as `bandits.context` defines it."""
     total = np.float64(load(centroids, start)) * np.float64(load(embedding, 0))
@@ -38,7 +38,7 @@ def _exact_product(centroids, start, embedding, dim):  # type: ignore[no-untyped
     return total
 
 
-@njit
+@inner
 def is_direction(embedding, dim):  # type: ignore[no-untyped-def]
     """True if all numbers are finite and one is not zero."""
     finite, something = True, False
@@ -49,7 +49,7 @@ def is_direction(embedding, dim):  # type: ignore[no-untyped-def]
     return finite and something
 
 
-@njit
+@inner
 def rough_products(row, embeddings, count, rough):  # type: ignore[no-untyped-def]
     """Inner products of some embeddings with all centroids, float32, `rough` of shape (count, n_clusters).
 
@@ -64,7 +64,7 @@ def rough_products(row, embeddings, count, rough):  # type: ignore[no-untyped-de
                 rough[one, c] = _rough_product(centroids, c * dim, embedding, dim)
 
 
-@njit
+@inner
 def nearest_of(row, largest, embedding, rough, k, temperature, clusters, weights):  # type: ignore[no-untyped-def]
     """Clusters and weights of a direction, whose rough products are known, written to two pointers; how many.
 
@@ -100,7 +100,7 @@ def nearest_of(row, largest, embedding, rough, k, temperature, clusters, weights
     return k
 
 
-@njit
+@inner
 def resolve(row, largest, embedding, k, temperature, clusters, weights):  # type: ignore[no-untyped-def]
     """As `nearest_of`, of one embedding whose products are yet to be found."""
     rough = np.empty((1, load(row, 1)), np.float32)
@@ -108,7 +108,7 @@ def resolve(row, largest, embedding, k, temperature, clusters, weights):  # type
     return nearest_of(row, largest, embedding, rough[0], k, temperature, clusters, weights)
 
 
-@njit
+@inner
 def _threshold(kth, largest, embedding, dim):  # type: ignore[no-untyped-def]
     """Below this no rough product can be one of the k largest (see `bandits.context._contenders`)."""
     magnitude = 0.0
@@ -120,7 +120,7 @@ def _threshold(kth, largest, embedding, dim):  # type: ignore[no-untyped-def]
     return kth - (dim + 2) * (magnitude * 2.0**-22 + 2.0**-120)
 
 
-@njit
+@inner
 def _weigh(exact, nearest, temperature, clusters, weights):  # type: ignore[no-untyped-def]
     """Softmax, rounded as by `fixed_point_weights`, clusters ascending."""
     k = len(exact)
@@ -136,7 +136,7 @@ def _weigh(exact, nearest, temperature, clusters, weights):  # type: ignore[no-u
         store(weights, at, min(max(np.rint(weight * UNIT), 1.0), np.float64(UNIT)) / UNIT)
 
 
-@njit
+@inner
 def resolve_one(row, largest, embedding, k, temperature):  # type: ignore[no-untyped-def]
     """As `resolve`, with arrays: clusters, int32, and weights, float64, of shape (min(k, n_clusters),)."""
     count = min(k, row[1])

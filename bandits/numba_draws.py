@@ -9,6 +9,8 @@ import math
 import numpy as np
 from numba import njit
 
+from bandits.numba_inner import inner
+
 _ONE = np.uint64(1)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER_1, _MULTIPLIER_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -24,7 +26,7 @@ def mix(z):  # type: ignore[no-untyped-def]
     return z ^ (z >> _SHIFT_3)
 
 
-@njit
+@inner
 def stream_key(seed, stream):  # type: ignore[no-untyped-def]
     """Offset and odd factor that turn a key into its bits (`bandits.draws.bits`)."""
     offset = mix(mix(seed + _GOLDEN) + np.uint64(stream) * _GOLDEN)
@@ -53,7 +55,7 @@ _TAIL = 0.13533528323661269189  # exp(-2)
 _ROOT_2_PI = 2.50662827463100050242
 
 
-@njit
+@inner
 def normal_quantile(y0):  # type: ignore[no-untyped-def]
     """Inverse normal distribution function of 0 < y0 < 1, as `scipy.special.ndtri` (Cephes, Moshier 1989)."""
     lower, y = True, y0

@@ -12,6 +12,7 @@ from numba import njit
 from bandits import numba_kernels, numba_memory
 from bandits.forgetting import BLOCK_HALF_LIVES, BLOCK_STEPS, STEPS, WEIGHT_BITS, WEIGHT_UNIT, WEIGHTS
 from bandits.numba_cache import fingerprint
+from bandits.numba_inner import inner
 from bandits.numba_kernels import _ask_for_edges, _ask_for_row, _edges_of
 from bandits.numba_memory import advance, load, pointer, prefetch, store
 from bandits.sums import (
@@ -69,24 +70,24 @@ def _add(table, at, amount):  # type: ignore[no-untyped-def]
     return np.int64(wrapped)
 
 
-@njit
+@inner
 def _block(shown_ms, half_life_ms):  # type: ignore[no-untyped-def]
     return shown_ms * STEPS // half_life_ms // BLOCK_STEPS
 
 
-@njit
+@inner
 def _weight(shown_ms, half_life_ms):  # type: ignore[no-untyped-def]
     before_end = BLOCK_STEPS - 1 - shown_ms * STEPS // half_life_ms % BLOCK_STEPS
     return WEIGHTS[before_end % STEPS] >> (before_end // STEPS)
 
 
-@njit
+@inner
 def _weighed(amount, weight):  # type: ignore[no-untyped-def]
     product = (amount * weight + (WEIGHT_UNIT >> 1)) >> WEIGHT_BITS
     return max(product, np.int64(amount > 0))
 
 
-@njit
+@inner
 def _rebased(newest, past, before, after):  # type: ignore[no-untyped-def]
     total = newest + (past >> BLOCK_HALF_LIVES)
     whole = total // before
@@ -95,7 +96,7 @@ def _rebased(newest, past, before, after):  # type: ignore[no-untyped-def]
     return whole * after + total % before * after // before
 
 
-@njit
+@inner
 def _rebase(tables, start, stop, before, after):  # type: ignore[no-untyped-def]
     for edge in range(start, stop):
         extra = advance(tables.extra, _EXTRA * edge)
@@ -108,7 +109,7 @@ def _rebase(tables, start, stop, before, after):  # type: ignore[no-untyped-def]
         store(extra, PAST_EXCESS, 0)
 
 
-@njit
+@inner
 def _advance(tables, item, shown_ms, half_life_ms):  # type: ignore[no-untyped-def]
     """Bring a row to the block of a fact; which block of the row the fact belongs to, and its weight."""
     start, stop, times = load(tables.rows, item), load(tables.rows, item + 1), advance(tables.times, 2 * item)
@@ -133,7 +134,7 @@ def _advance(tables, item, shown_ms, half_life_ms):  # type: ignore[no-untyped-d
     return min(newest - block, _FORGOTTEN), _weight(shown_ms, half_life_ms)
 
 
-@njit
+@inner
 def _add_fact(tables, facts, fact, number, edges, xs):  # type: ignore[no-untyped-def]
     """Add a fact to its item and to its edges; how many sums it left at the largest value."""
     j, shown, earned = load(facts.item, fact), load(facts.impressions, fact), load(facts.reward, fact)
@@ -165,7 +166,7 @@ def _add_fact(tables, facts, fact, number, edges, xs):  # type: ignore[no-untype
     return saturated
 
 
-@njit(nogil=True)
+@inner
 def _add_in_blocks(tables, facts, n_facts, found, most):  # type: ignore[no-untyped-def]
     """Add facts; of each there is room in `found` for a number, and for so many edges and their x."""
     width, saturated = 2 * most + 1, 0

@@ -7,17 +7,18 @@ Invariants: 0 < propensity <= 1; nothing is checked here.
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from bandits.drawn_ranks import SMALLEST_PROPENSITY
 from bandits.numba_addresses import caller, pointers_to
+from bandits.numba_inner import inner
 from bandits.numba_memory import pointer
 from bandits.numba_ranks import drawn_ranks
 from bandits.numba_slates import position_probability
 from bandits.policies import STEADY
 
 
-@njit
+@inner
 def integrated(mean, width, factor, normal, chosen, top_m, share, head, band, propensity):  # type: ignore[no-untyped-def]
     """Propensities of the chosen, who score mean + factor * width * T: T and `normal` as `drawn_ranks` has them.
 
@@ -68,7 +69,7 @@ ARGUMENTS = (
 )
 
 
-@njit
+@inner
 def integrated_at(late, mean, width, factor, normal, chosen, top_m, share, head, band, propensity):  # type: ignore[no-untyped-def]
     """As `integrated`, which lies at the address `late`; arrays are contiguous."""
     _call(

@@ -9,6 +9,7 @@ Invariants: arrays are contiguous; item numbers are within the graph. Nothing is
 import numpy as np
 from numba import njit
 
+from bandits.numba_inner import inner
 from bandits.numba_memory import LANES, advance, equal_lanes, load, lowest_bit, pointer, prefetch, store
 from bandits.sums import LARGEST, UNIT
 
@@ -120,7 +121,7 @@ def _add_to_edges(of_edge, edges, weights, found, shown, reward):  # type: ignor
     return signs
 
 
-@njit(nogil=True)
+@inner
 def _cap_edges(of_edge, edges, found):  # type: ignore[no-untyped-def]
     """Put sums that wrapped to the largest value; of how many edges."""
     capped = 0
@@ -134,7 +135,7 @@ def _cap_edges(of_edge, edges, found):  # type: ignore[no-untyped-def]
     return capped
 
 
-@njit(nogil=True)
+@inner
 def _add_in_blocks(  # type: ignore[no-untyped-def]
     rows, row, n_edges, of_edge, of_item, items, contexts, shown, rewards, n_facts, ends, wanted, xs, found, most
 ):

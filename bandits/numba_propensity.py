@@ -5,11 +5,11 @@ averaged over redraws, bit for bit as `bandits.slates.estimate_propensity` does.
 """
 
 import numpy as np
-from numba import njit
 
 from bandits.drawn_ranks import MOST_RANKS
 from bandits.draws import COARSE, COARSE_REDRAWS, OPTIMISM_REDRAWS
 from bandits.numba_draws import coarse_word, key_bits, stream_key
+from bandits.numba_inner import inner
 from bandits.numba_integrated import integrated_at
 from bandits.numba_scores import POLICY, RANDOMIZED
 from bandits.numba_slates import position_probability
@@ -19,7 +19,7 @@ _QUARTER_BITS, _QUARTER_MASK = np.uint64(16), np.uint64(0xFFFF)
 THOMPSON_SCALE, OPTIMISM_FACTOR = map(POLICY.index, ("thompson_scale", "optimism"))
 
 
-@njit
+@inner
 def over_draws(  # type: ignore[no-untyped-def]
     late, mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
 ):
@@ -34,7 +34,7 @@ def over_draws(  # type: ignore[no-untyped-def]
         integrated_at(late, mean, width, factor, not randomized, chosen, top_m, share, head, band, propensity)
 
 
-@njit
+@inner
 def _redrawn(  # type: ignore[no-untyped-def]
     mean, width, keys, policy, quantiles, seed, chosen, top_m, share, redraws, head, band, propensity
 ):
@@ -69,7 +69,20 @@ def _redrawn(  # type: ignore[no-untyped-def]
         propensity[slot] = (propensity[slot] + total[slot]) / (redraws + 1)
 
 
-@njit
+@inner
 def _tie_group(ranked, value):  # type: ignore[no-untyped-def]
     """First rank and end of the candidates whose score is `value`, one of `ranked`, which ascend."""
-    return len(ranked) - np.searchsorted(ranked, value, side="right"), len(ranked) - np.searchsorted(ranked, value)
+    return len(ranked) - _before(ranked, value, True), len(ranked) - _before(ranked, value, False)
+
+
+@inner
+def _before(ranked, value, equal):  # type: ignore[no-untyped-def]
+    """How many of them are below a value, or `equal` to it."""
+    low, high = 0, len(ranked)
+    while low < high:
+        middle = (low + high) >> 1
+        if ranked[middle] < value or (equal and ranked[middle] == value):
+            low = middle + 1
+        else:
+            high = middle
+    return low

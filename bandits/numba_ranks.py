@@ -26,6 +26,7 @@ from bandits.drawn_ranks import (
     SAMPLED,
     SMALL_CHANCE,
 )
+from bandits.numba_inner import inner
 from bandits.numba_lanes import LEAST, TOGETHER, add_product_lanes, count_lanes, drop_lanes
 from bandits.numba_memory import advance, pointer
 
@@ -34,7 +35,7 @@ _F = np.float32
 _POWERS = 5  # exp(-y) = exp(-y / 2^5) squared five times
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def drawn_ranks(base, scale, normal, chosen, depth, wanted, ranks):  # type: ignore[no-untyped-def]
     """P(chosen[at] has rank r) for r < depth into `ranks`, float64 of shape (chosen, depth).
 
@@ -61,7 +62,7 @@ def drawn_ranks(base, scale, normal, chosen, depth, wanted, ranks):  # type: ign
     _leave_one_out(counts, nodes, base, scale, normal, high, chosen, rivals[:strong], wanted, ranks)
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _rivals(base, scale, normal, high, floor, is_chosen):  # type: ignore[no-untyped-def]
     """Who may get in the way: the likely ones and how many; the others and how many, and how many are expected."""
     likely, crowd = np.empty(len(base) + 1, np.int64), np.empty(len(base) + 1, np.int64)
@@ -82,7 +83,7 @@ def _rivals(base, scale, normal, high, floor, is_chosen):  # type: ignore[no-unt
     return likely[:strong], strong, crowd, weak, expected
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _count_crowd(counts, nodes, base, scale, normal, high, crowd, expected, above):  # type: ignore[no-untyped-def]
     """Start with many of small chances: their number follows Poisson's law, its mean that of a sample of them."""
     step = max(1, len(crowd) // SAMPLED)
@@ -101,7 +102,7 @@ def _count_crowd(counts, nodes, base, scale, normal, high, crowd, expected, abov
             term *= mean / (k + 1)
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _sure_floor(base, scale, low, depth):  # type: ignore[no-untyped-def]
     """Below this score at least `depth` others are surely above."""
     size = depth + 1
@@ -119,7 +120,7 @@ def _sure_floor(base, scale, low, depth):  # type: ignore[no-untyped-def]
     return best[size - 1] if count == size else -np.inf
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _likely_floor(base, scale, normal, high, floor, depth):  # type: ignore[no-untyped-def]
     """Below this score at least `depth` others are above but for 1 in 10,000 draws, by their expected number."""
     enough = depth + 4.5 * math.sqrt(depth) + 4.0
@@ -149,7 +150,7 @@ def _likely_floor(base, scale, normal, high, floor, depth):  # type: ignore[no-u
     return low
 
 
-@njit(error_model="numpy", fastmath={"reassoc"})
+@inner(error_model="numpy", fastmath={"reassoc"})
 def _expected_above(x, place, inverse, normal):  # type: ignore[no-untyped-def]
     total = 0.0
     if normal:
@@ -161,12 +162,12 @@ def _expected_above(x, place, inverse, normal):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit
+@inner
 def _is_point(base, scale):  # type: ignore[no-untyped-def]
     return scale <= COLLAPSED * abs(base)
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _nodes(base, scale, normal, chosen, rivals, floor, low, high):  # type: ignore[no-untyped-def]
     """Where scores are looked at, ascending and distinct."""
     middle = 0.0 if normal else 0.8
@@ -214,7 +215,7 @@ def _nodes(base, scale, normal, chosen, rivals, floor, low, high):  # type: igno
     return nodes[: _whole(n_nodes)]
 
 
-@njit
+@inner
 def _distinct(nodes, count, floor):  # type: ignore[no-untyped-def]
     """Sort and keep one of each, in place; how many."""
     for at in range(count):
@@ -259,19 +260,19 @@ def _root_tail(t):  # type: ignore[no-untyped-def]
     return _exp_of_minus(s * s)
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _normal_tails(nodes, base, inverse, above):  # type: ignore[no-untyped-def]
     for q in range(len(nodes)):
         above[q] = _normal_tail(np.float32((nodes[q] - base) * inverse))
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _root_tails(nodes, base, inverse, above):  # type: ignore[no-untyped-def]
     for q in range(len(nodes)):
         above[q] = _root_tail(np.float32((nodes[q] - base) * inverse))
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _tails(nodes, base, scale, normal, high, above):  # type: ignore[no-untyped-def]
     """P(score > node) into `above`, up to the node that is returned; from there on it is 0."""
     if _is_point(base, scale):
@@ -288,13 +289,13 @@ def _tails(nodes, base, scale, normal, high, above):  # type: ignore[no-untyped-
     return end
 
 
-@njit
+@inner
 def _whole(count):  # type: ignore[no-untyped-def]
     """Up to the next whole vectors, as what is left of a vectorised loop costs as much as all of it."""
     return (count + TOGETHER - 1) & -TOGETHER
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _count_in(counts, depth, above, end):  # type: ignore[no-untyped-def]
     """One more coin: counts[block, k, q] is P(k of the others are above node q of the block). Pointers."""
     for block in range(0, end, TOGETHER):
@@ -304,7 +305,7 @@ def _count_in(counts, depth, above, end):  # type: ignore[no-untyped-def]
         drop_lanes(rows, coin)
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _leave_one_out(counts, nodes, base, scale, normal, high, chosen, rivals, wanted, ranks):  # type: ignore[no-untyped-def]
     """Integrate over each chosen candidate's own law, among the rivals and the other chosen ones."""
     size, n_nodes, depth = len(chosen), len(nodes), counts.shape[1]
@@ -340,7 +341,7 @@ def _leave_one_out(counts, nodes, base, scale, normal, high, chosen, rivals, wan
         _count_in(pointer(after), depth, pointer(above[slot]), ends[slot])
 
 
-@njit(error_model="numpy", fastmath={"reassoc"})
+@inner(error_model="numpy", fastmath={"reassoc"})
 def _integral(above, given):  # type: ignore[no-untyped-def]
     """Integral of `given` over the law whose tail is `above`, by trapezoids."""
     total = 0.0
@@ -349,7 +350,7 @@ def _integral(above, given):  # type: ignore[no-untyped-def]
     return 0.5 * total
 
 
-@njit
+@inner
 def _equals(base, scale, j, chosen, rivals):  # type: ignore[no-untyped-def]
     """How many others are the same point."""
     count = -1
@@ -360,7 +361,7 @@ def _equals(base, scale, j, chosen, rivals):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit
+@inner
 def _of_point(before, after, node, rank, equals):  # type: ignore[no-untyped-def]
     """P(rank) of a candidate whose score is not random but at a node; its equals are in random order."""
     block, q = divmod(node, TOGETHER)

@@ -5,9 +5,10 @@ Nothing is checked here: numbers are within the graph, weights and settings with
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from bandits.numba_addresses import caller, pointers_to
+from bandits.numba_inner import inner
 from bandits.numba_memory import load, pointer
 from bandits.numba_propensity import over_draws
 from bandits.numba_retrieval import retrieve
@@ -15,6 +16,7 @@ from bandits.numba_scores import (
     EXPLOIT,
     FILLING_AT,
     LATE,
+    PICKING_AT,
     POLICY,
     RANDOMIZED,
     ROW_LINES,
@@ -28,7 +30,7 @@ SCORE, MEAN, WIDTH, PROPENSITY = 0, 1, 2, 3  # rows of the numbers of a slate
 LARGEST = POLICY.index("largest")
 
 
-@njit
+@inner
 def fill_slate(  # type: ignore[no-untyped-def]
     view, items, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws, head, band
 ):
@@ -49,7 +51,7 @@ def fill_slate(  # type: ignore[no-untyped-def]
     return chosen, numbers, explored
 
 
-@njit
+@inner
 def fill_slate_into(  # type: ignore[no-untyped-def]
     view, items, clusters, weights, policy, quantiles, seed, top_m, share, redraws, head, band,
     chosen, numbers, explored,
@@ -82,7 +84,7 @@ ARGUMENTS = (
 _call = caller(ARGUMENTS)
 
 
-@njit
+@inner
 def score_and_pick(  # type: ignore[no-untyped-def]
     view, items, clusters, weights, policy, quantiles, seed, top_m, share, redraws, head, band,
     chosen, numbers, explored,
@@ -100,13 +102,13 @@ def score_and_pick(  # type: ignore[no-untyped-def]
             pointer(view), pointer(items), n, pointer(clusters), len(clusters), pointer(weights), pointer(policy),
             pointer(quantiles), seed, pointer(score), pointer(mean), pointer(width), pointer(keys),
         )  # fmt: skip
-    pick_into(
-        load(pointer(view), LATE), score, mean, width, keys, policy, quantiles, seed, top_m, share, redraws, head,
-        band, chosen, numbers, explored,
+    pick_at(
+        view, score, mean, width, keys, policy, quantiles, seed, top_m, share, redraws, head, band,
+        chosen, numbers, explored,
     )  # fmt: skip
 
 
-@njit
+@inner
 def fill_around(  # type: ignore[no-untyped-def]
     view, around, attached, attached_ends, clusters, weights, policy, quantiles, seed, size, top_m, share, redraws,
     head, band, place, room,
@@ -123,34 +125,60 @@ def fill_around(  # type: ignore[no-untyped-def]
     n = len(items)
     if size == 0 or n == 0:
         return np.empty(0, np.int64), np.empty((4, 0)), np.empty(0, np.bool_), n
-    chosen, numbers, explored = pick_filled(
-        load(pointer(view), LATE), score, mean, width, keys, policy, quantiles, seed, min(size, n), min(top_m, n),
-        share, redraws, head, band,
+    size = min(size, n)
+    chosen, numbers, explored = np.empty(size, np.int64), np.empty((4, size)), np.empty(size, np.bool_)
+    pick_at(
+        view, score, mean, width, keys, policy, quantiles, seed, min(top_m, n), share, redraws, head, band,
+        chosen, numbers, explored,
     )  # fmt: skip
     for slot in range(len(chosen)):
         chosen[slot] = items[chosen[slot]]
     return chosen, numbers, explored, n
 
 
-@njit
-def pick_filled(  # type: ignore[no-untyped-def]
-    late, score, mean, width, keys, policy, quantiles, seed, size, top_m, share, redraws, head, band
-):
-    """A slate of scored candidates; returns as `fill_slate`. Explored is also what is not there for its mean."""
-    chosen, numbers, explored = np.empty(size, np.int64), np.empty((4, size)), np.empty(size, np.bool_)
-    pick_into(
-        late, score, mean, width, keys, policy, quantiles, seed, top_m, share, redraws, head, band,
-        chosen, numbers, explored,
-    )  # fmt: skip
-    return chosen, numbers, explored
+@inner
+def pick_at(  # type: ignore[no-untyped-def]
+    view, score, mean, width, keys, policy, quantiles, seed, top_m, share, redraws, head, band,
+    chosen, numbers, explored,
+):  # fmt: skip
+    """As `pick_into`, by code that lies where `view` says, compiled once for all."""
+    _call_picking(
+        load(pointer(view), PICKING_AT),
+        (
+            load(pointer(view), LATE),
+            *(pointer(score), pointer(mean), pointer(width), pointer(keys), np.int64(len(score))),
+            *(pointer(policy), pointer(quantiles), np.int64(len(quantiles)), np.uint64(seed)),
+            *(np.int64(top_m), np.float64(share), np.int64(redraws)),
+            *(pointer(head), np.int64(head.shape[0]), np.int64(head.shape[1])),
+            *(pointer(band), np.int64(band.shape[0]), np.int64(band.shape[1])),
+            *(pointer(chosen), pointer(numbers), pointer(explored), np.int64(len(chosen))),
+        ),
+    )
 
 
-@njit
+# What the code that picks is called with, likewise.
+PICKING_ARGUMENTS = (
+    types.int64,  # late
+    *(pointers_to(types.float64), pointers_to(types.float64), pointers_to(types.float64)),  # score, mean, width
+    *(pointers_to(types.uint64), types.int64),  # keys, candidates
+    *(pointers_to(types.float64), pointers_to(types.float64), types.int64, types.uint64),  # policy, quantiles, seed
+    *(types.int64, types.float64, types.int64),  # top_m, share, redraws
+    *(pointers_to(types.float64), types.int64, types.int64),  # head
+    *(pointers_to(types.float64), types.int64, types.int64),  # band
+    *(pointers_to(types.int64), pointers_to(types.float64), pointers_to(types.bool_), types.int64),  # the slate
+)
+_call_picking = caller(PICKING_ARGUMENTS)
+
+
+@inner
 def pick_into(  # type: ignore[no-untyped-def]
     late, score, mean, width, keys, policy, quantiles, seed, top_m, share, redraws, head, band,
     chosen, numbers, explored,
 ):  # fmt: skip
-    """As `pick_filled`, into arrays of those shapes."""
+    """Pick a slate of scored candidates and number it, into arrays as of `fill_slate`; `late` as of `over_draws`.
+
+    Explored is also what is not there for its mean.
+    """
     size, propensity = len(chosen), numbers[PROPENSITY]
     pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored)
     if policy[0] == THOMPSON_MODE or policy[0] == RANDOMIZED:

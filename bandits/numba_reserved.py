@@ -15,6 +15,7 @@ from numba import njit
 from bandits.draws import COARSE, COARSE_REDRAWS, EXPLORE_COIN, EXPLORE_ORDER, OPTIMISM_REDRAWS, RESERVED_SLOTS
 from bandits.numba_cache import fingerprint
 from bandits.numba_draws import coarse_word, key_bits, key_uniform, stream_key
+from bandits.numba_inner import inner
 from bandits.numba_scores import POLICY, RANDOMIZED, THOMPSON_MODE
 from bandits.numba_slates import pick_slate
 from bandits.policies import STEADY
@@ -25,7 +26,7 @@ _QUARTER_BITS, _QUARTER_MASK = np.uint64(16), np.uint64(0xFFFF)
 _THOMPSON_SCALE, _OPTIMISM = POLICY.index("thompson_scale"), POLICY.index("optimism")
 
 
-@njit
+@inner
 def _fill(score, mean, spread, keys, of, shares, policy, quantiles, seed, size, top_m, redraws):  # type: ignore[no-untyped-def]
     """A slate of scored candidates: chosen (int64), propensity (float64), drawn (int8), of shape (size,) each.
 
@@ -61,7 +62,7 @@ def _fill(score, mean, spread, keys, of, shares, policy, quantiles, seed, size, 
     return chosen, np.minimum(propensity, 1.0), drawn
 
 
-@njit
+@inner
 def _draw(score, keys, of, shares, sizes, size, top_m, seed):  # type: ignore[no-untyped-def]
     """As `bandits.reserved_slots.draw_slate`."""
     n, open_slots = len(score), min(size, EXPLORED_SLOTS)
@@ -109,7 +110,7 @@ def _draw(score, keys, of, shares, sizes, size, top_m, seed):  # type: ignore[no
     return chosen, drawn
 
 
-@njit
+@inner
 def _cases(shares, sizes, open_slots):  # type: ignore[no-untyped-def]
     """Drawn from each pool, and the probability: as `possible_counts`, float64 of shape (cases, 3)."""
     cases, count = np.empty((4, 3)), 0
@@ -128,7 +129,7 @@ def _cases(shares, sizes, open_slots):  # type: ignore[no-untyped-def]
     return cases[:count]
 
 
-@njit
+@inner
 def _add_redraws(  # type: ignore[no-untyped-def]
     mean, spread, keys, of, pooled, sizes, policy, quantiles, seed, chosen, top_m, cases, redraws, propensity
 ):
@@ -155,7 +156,7 @@ def _add_redraws(  # type: ignore[no-untyped-def]
             _add_placement(drawn[quarter], of, pooled, sizes, chosen, top_m, cases, propensity)
 
 
-@njit
+@inner
 def _add_placement(score, of, pooled, sizes, chosen, top_m, cases, propensity):  # type: ignore[no-untyped-def]
     """Add P(the slate has this candidate at this slot | the scores): `placement_reserved`; `pooled` have a pool."""
     n, size = len(score), len(chosen)
@@ -190,7 +191,7 @@ def _add_placement(score, of, pooled, sizes, chosen, top_m, cases, propensity): 
             )  # fmt: skip
 
 
-@njit
+@inner
 def _by_rank(slot, first, same, above, tied, own, sizes, count1, count2, p, open_slots, top_m, n):  # type: ignore[no-untyped-def]
     """P(one case, and the item lies in the slot by its rank)."""
     drawn = count1 + count2
@@ -226,7 +227,7 @@ def _by_rank(slot, first, same, above, tied, own, sizes, count1, count2, p, open
     return undrawn * total
 
 
-@njit
+@inner
 def _at_rank(first, tied, rank, top_m):  # type: ignore[no-untyped-def]
     if top_m <= 1:
         return 1.0 / tied if first <= rank < first + tied else 0.0
@@ -237,7 +238,7 @@ def _at_rank(first, tied, rank, top_m):  # type: ignore[no-untyped-def]
     return probability
 
 
-@njit
+@inner
 def _taken(slot, before, open_slots, drawn):  # type: ignore[no-untyped-def]
     """P(so many of the drawn slots are before one that is not drawn)."""
     after = open_slots - 1 - slot
@@ -250,7 +251,7 @@ def _taken(slot, before, open_slots, drawn):  # type: ignore[no-untyped-def]
     )
 
 
-@njit
+@inner
 def _hypergeometric(above, up, tied, beside, others, count):  # type: ignore[no-untyped-def]
     """P(of `count` drawn among `others`, so many are above and so many beside an item)."""
     below = others - above - tied
@@ -264,7 +265,7 @@ def _hypergeometric(above, up, tied, beside, others, count):  # type: ignore[no-
     )
 
 
-@njit
+@inner
 def _log_choose(members, drawn):  # type: ignore[no-untyped-def]
     if drawn == 0:
         return 0.0

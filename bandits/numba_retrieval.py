@@ -13,6 +13,7 @@ from numba import njit
 from bandits.draws import OPTIMISM, THOMPSON
 from bandits.numba_addresses import int32_at, int64_at, uint8_at, uint64_at
 from bandits.numba_draws import stream_key
+from bandits.numba_inner import inner
 from bandits.numba_kernels import _find
 from bandits.numba_memory import load, pointer, prefetch, store
 from bandits.numba_scores import RANDOMIZED, add_centred, add_plain, centred_terms, item_terms, plain_terms, settle
@@ -22,7 +23,7 @@ _AHEAD = 12  # edges
 AROUND = ("cluster_ptr", "cluster_item", "cluster_edge", "live")
 
 
-@njit
+@inner
 def retrieve(view, around, attached, attached_ends, clusters, weights, policy, quantiles, seed, place, room):  # type: ignore[no-untyped-def]
     """Candidates and their score, mean, width and keys, as five arrays.
 

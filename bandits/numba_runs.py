@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from bandits.numba_inner import inner
 from bandits.numba_memory import load, pointer, prefetch, store
 from bandits.numba_texts import copy_text, mixed, same_text, text_hash
 
@@ -68,7 +69,7 @@ class Batch(NamedTuple):
     fresh: Any
 
 
-@njit
+@inner
 def row_places(pairs):  # type: ignore[no-untyped-def]
     """Pointers of `PairColumns`."""
     return Places(
@@ -81,7 +82,7 @@ def row_places(pairs):  # type: ignore[no-untyped-def]
     )
 
 
-@njit
+@inner
 def known_rows(alive):  # type: ignore[no-untyped-def]
     """Pointers of an `AliveRows`."""
     return Known(
@@ -105,7 +106,7 @@ def known_rows(alive):  # type: ignore[no-untyped-def]
     )
 
 
-@njit
+@inner
 def batch_rows(pairs, table):  # type: ignore[no-untyped-def]
     """Pointers of a `BatchTable` and of its rows."""
     return Batch(
@@ -143,7 +144,7 @@ def goes_on(pairs, row):  # type: ignore[no-untyped-def]
     )
 
 
-@njit
+@inner
 def same_request(one, row, known, run):  # type: ignore[no-untyped-def]
     """True if the request of a row is that of a run, by its place."""
     size = load(one.request_size, row)
@@ -156,7 +157,7 @@ def same_request(one, row, known, run):  # type: ignore[no-untyped-def]
     )
 
 
-@njit
+@inner
 def same_item(one, row, known, place):  # type: ignore[no-untyped-def]
     """True if the item of a row is that of an alive row, by its place."""
     size, start = load(one.item_size, row), load(known.item_end, place - 1) if place > 0 else known.item_first
@@ -165,13 +166,13 @@ def same_item(one, row, known, place):  # type: ignore[no-untyped-def]
     )
 
 
-@njit
+@inner
 def run_end(known, run):  # type: ignore[no-untyped-def]
     """Number behind the last row of a run."""
     return load(known.start, run + 1) if run + 1 < load(known.counts, RUNS) else known.end
 
 
-@njit
+@inner
 def run_of(known, number):  # type: ignore[no-untyped-def]
     """Place of the run of an alive row."""
     low, high = np.int64(0), load(known.counts, RUNS)
@@ -184,7 +185,7 @@ def run_of(known, number):  # type: ignore[no-untyped-def]
     return low
 
 
-@njit
+@inner
 def apart_slot(known, pairs, row, request_hash, item_hash):  # type: ignore[no-untyped-def]
     """The slot of a pair whose row is apart, or the empty one where it would be."""
     wanted = pair_hash(request_hash, item_hash)
@@ -201,14 +202,14 @@ def apart_slot(known, pairs, row, request_hash, item_hash):  # type: ignore[no-u
     return slot
 
 
-@njit
+@inner
 def newest_apart(known, pairs, row, request_hash, item_hash):  # type: ignore[no-untyped-def]
     """Number of the row of a pair that is entered by itself, -1 where there is none."""
     slot = apart_slot(known, pairs, row, request_hash, item_hash)
     return np.int64(load(known.slots, 2 * slot + 1) >> np.uint64(2)) - 1
 
 
-@njit
+@inner
 def newest(known, pairs, row, request_hash, item_hash):  # type: ignore[no-untyped-def]
     """Number of the newest alive row of a pair, -1 where there is none."""
     newest, slot = -1, np.int64(request_hash & np.uint64(known.last))
@@ -229,7 +230,7 @@ def newest(known, pairs, row, request_hash, item_hash):  # type: ignore[no-untyp
     return newest
 
 
-@njit
+@inner
 def equal_requests(one, row, other, other_row):  # type: ignore[no-untyped-def]
     """True if two rows have one request."""
     size = load(one.request_size, row)
@@ -238,7 +239,7 @@ def equal_requests(one, row, other, other_row):  # type: ignore[no-untyped-def]
     )
 
 
-@njit
+@inner
 def equal_items(one, row, other, other_row):  # type: ignore[no-untyped-def]
     """True if two rows have one item."""
     size = load(one.item_size, row)
@@ -247,7 +248,7 @@ def equal_items(one, row, other, other_row):  # type: ignore[no-untyped-def]
     )
 
 
-@njit
+@inner
 def run_slot(batch, pairs, row, request_hash):  # type: ignore[no-untyped-def]
     """The slot of a request in the table of a batch, or the empty one where it would be."""
     slot = np.int64(request_hash & np.uint64(batch.last))
@@ -264,7 +265,7 @@ def run_slot(batch, pairs, row, request_hash):  # type: ignore[no-untyped-def]
     return slot
 
 
-@njit
+@inner
 def row_slot(batch, pairs, row, request_hash, item_hash):  # type: ignore[no-untyped-def]
     """The slot of a pair whose rows are apart in the table of a batch, or the empty one where it would be."""
     slot = np.int64(pair_hash(request_hash, item_hash) & np.uint64(batch.last))
@@ -283,7 +284,7 @@ def row_slot(batch, pairs, row, request_hash, item_hash):  # type: ignore[no-unt
     return slot
 
 
-@njit
+@inner
 def newest_in_batch(batch, slot, end, pairs, row, request_hash, item_hash):  # type: ignore[no-untyped-def]
     """Place of the newest fresh row of a pair among the first `end` rows, -1 where there is none.
 
@@ -305,7 +306,7 @@ def newest_in_batch(batch, slot, end, pairs, row, request_hash, item_hash):  # t
     return newest
 
 
-@njit
+@inner
 def split(batch, slot, end):  # type: ignore[no-untyped-def]
     """Enter the rows of a run one by one; those of the first `end` rows."""
     run = np.int64(load(batch.slots, slot) >> 2) - 1
@@ -317,21 +318,21 @@ def split(batch, slot, end):  # type: ignore[no-untyped-def]
         at += 1
 
 
-@njit
+@inner
 def enter_row(batch, row):  # type: ignore[no-untyped-def]
     """Enter a row of a batch by itself; it takes the place of an older one of its pair."""
     place = row_slot(batch, batch.rows, row, load(batch.request_hash, row), load(batch.item_hash, row))
     store(batch.slots, place, np.int32(mark_of(row, ROW)))
 
 
-@njit
+@inner
 def ask_for_slot(slots, last, hashes, row, end):  # type: ignore[no-untyped-def]
     """Ask for the slot of a later row, if there is one."""
     if row + AHEAD < end:
         prefetch(slots, 2 * np.int64(load(hashes, row + AHEAD) & np.uint64(last)))
 
 
-@njit
+@inner
 def hash_rows(pairs, seed, n, request_hash, item_hash):  # type: ignore[no-untyped-def]
     """Hashes of the requests and items of rows."""
     wanted = np.uint64(0)
@@ -343,7 +344,7 @@ def hash_rows(pairs, seed, n, request_hash, item_hash):  # type: ignore[no-untyp
         store(item_hash, row, text_hash(pairs.item, at, size, seed))
 
 
-@njit
+@inner
 def take_out(slots, last, wanted, mark):  # type: ignore[no-untyped-def]
     """Take an entry out if it is there; whether it was."""
     slot = np.int64(wanted & np.uint64(last))
@@ -364,7 +365,7 @@ def take_out(slots, last, wanted, mark):  # type: ignore[no-untyped-def]
     return 1
 
 
-@njit
+@inner
 def may_have(known, request_hash):  # type: ignore[no-untyped-def]
     """True unless no alive run has this hash of its request."""
     slot = np.int64(request_hash & np.uint64(known.last))
@@ -384,7 +385,7 @@ def has_hash(hashes, start, end, wanted):  # type: ignore[no-untyped-def]
     return found
 
 
-@njit
+@inner
 def copy_request(known, run, pairs, row):  # type: ignore[no-untyped-def]
     """Write the request of a run behind those that are there."""
     to, size = load(known.counts, REQUEST_BYTES), load(pairs.request_size, row)
@@ -394,7 +395,7 @@ def copy_request(known, run, pairs, row):  # type: ignore[no-untyped-def]
     store(known.counts, REQUEST_BYTES, to + size)
 
 
-@njit
+@inner
 def enter_apart(known, pairs, row, number, request_hash, item_hash):  # type: ignore[no-untyped-def]
     """Enter a row by itself; it takes the place of an older one of its pair."""
     slot = apart_slot(known, pairs, row, request_hash, item_hash)
@@ -405,7 +406,7 @@ def enter_apart(known, pairs, row, number, request_hash, item_hash):  # type: ig
     store(known.slots, 2 * slot + 1, mark_of(number, ROW))
 
 
-@njit
+@inner
 def room_for_run(known, length, request_hash):  # type: ignore[no-untyped-def]
     """The empty slot where a run would be entered; -1 if its rows are to be apart."""
     slot, others = np.int64(request_hash & np.uint64(known.last)), 0

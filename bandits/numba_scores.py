@@ -12,6 +12,7 @@ from numba import njit
 from bandits.draws import COARSE, OPTIMISM, THOMPSON
 from bandits.numba_addresses import int32_at, int64_at, uint64_at
 from bandits.numba_draws import key_bits, key_uniform, normal_quantile, stream_key
+from bandits.numba_inner import inner
 from bandits.numba_kernels import _ask_for_row, _ask_for_sums, _find
 from bandits.numba_memory import load, pointer, prefetch, store
 from bandits.policies import HIGHEST_RATE, LOWEST_RATE, STEADY
@@ -23,12 +24,14 @@ _SLOTS = 2 * _AHEAD
 _TOP_16 = np.uint64(48)
 
 # The row of addresses and sizes of a graph and its sums, of the rows that slates are scored from, 0 where there are
-# none, and of the code of `bandits.numba_late`: `late` integrates propensities, `filling` fills a slate.
+# none, and of the code of `bandits.numba_late`: `late` integrates propensities, `filling` fills a slate, `picking`
+# picks one of scored candidates.
 VIEW = (
     *("item_ptr", "edge_cluster", "edge_sums", "item_sums", "item_hashes", "n_edges", "late"),
-    *("row_at", "row_lines", "filling"),
+    *("row_at", "row_lines", "filling", "picking"),
 )
-LATE, ROW_AT, ROW_LINES, FILLING_AT = map(VIEW.index, ("late", "row_at", "row_lines", "filling"))
+LATE, ROW_AT, ROW_LINES = map(VIEW.index, ("late", "row_at", "row_lines"))
+FILLING_AT, PICKING_AT = map(VIEW.index, ("filling", "picking"))
 # The row of a policy's settings, float64.
 POLICY = (
     *("mode", "alpha", "thompson_scale", "prior_mean", "prior_strength", "diagonal", "infinite", "largest"),
@@ -37,7 +40,7 @@ POLICY = (
 EXPLOIT, UCB, THOMPSON_MODE, UNIFORM, RANDOMIZED = 0, 1, 2, 3, 4
 
 
-@njit
+@inner
 def score_candidates(view, items, n, clusters, k, weights, policy, quantiles, seed, score, mean, width, keys):  # type: ignore[no-untyped-def]
     """Fill score, mean, width (float64) and keys (uint64) of n candidates.
 

@@ -19,6 +19,7 @@ from numba import njit
 from bandits.draws import OPTIMISM, THOMPSON
 from bandits.numba_addresses import address_of, int16_at, int32_at, int64_at
 from bandits.numba_draws import stream_key
+from bandits.numba_inner import inner
 from bandits.numba_kernels import _find
 from bandits.numba_memory import SHORT_LANES, advance, equal_short_lanes, load, lowest_bit, pointer, prefetch, store
 from bandits.numba_scores import (
@@ -98,7 +99,7 @@ def _write_edges(row, of_edge, edges, at):  # type: ignore[no-untyped-def]
     return beyond
 
 
-@njit
+@inner
 def score_rows(view, items, n, clusters, k, weights, policy, quantiles, seed, score, mean, width, keys):  # type: ignore[no-untyped-def]
     """As `bandits.numba_scores.score_candidates`, whose arguments it takes, of a view that has rows."""
     starts, base = int32_at(load(view, ROW_AT)), load(view, ROW_LINES)
@@ -189,7 +190,7 @@ def _sums_at(address):  # type: ignore[no-untyped-def]
     return a, low & _D_MASK, high & _D_MASK
 
 
-@njit
+@inner
 def _terms_from_sums(view, item, clusters, k, weights, policy):  # type: ignore[no-untyped-def]
     """What the edges of an item add up to that its row does not hold."""
     rows, row, n_edges = int64_at(load(view, 0)), int32_at(load(view, 1)), load(view, 5)

@@ -24,6 +24,7 @@ from bandits.numba_edge_lanes import (
     centred_lanes,
     plain_lanes,
 )
+from bandits.numba_inner import inner
 from bandits.numba_memory import advance, load, pointer, prefetch, store
 from bandits.numba_requests import fill_slate_into
 from bandits.numba_scores import RANDOMIZED, UCB, centred_terms, item_terms, plain_terms
@@ -46,7 +47,7 @@ ROOM = NEAR.index("room")
 TOO_FEW, NO_ROOM = -1, -2
 
 
-@njit
+@inner
 def fill_listed(  # type: ignore[no-untyped-def]
     near, found, view, attached, clusters, weights, policy, quantiles, seed, top_m, fewest, share, table, chosen,
     numbers, explored,
@@ -80,7 +81,7 @@ def fill_listed(  # type: ignore[no-untyped-def]
     return kept, count
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def shortlist(near, view, attached, clusters, weights, policy, depth, size):  # type: ignore[no-untyped-def]
     """Items that may matter, into `found`; how many, and how many items are around the user.
 
@@ -118,7 +119,7 @@ def shortlist(near, view, attached, clusters, weights, policy, depth, size):  # 
     return kept, count + 0 * len(held)  # keeps the array alive until here
 
 
-@njit
+@inner
 def _find(near, clusters):  # type: ignore[no-untyped-def]
     """Slots of the items of all edges, from 1 on, and of what fills up a run of TOGETHER, 0; how many items.
 
@@ -150,7 +151,7 @@ def _find(near, clusters):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _add_centred(near, view, clusters, weights, policy, count):  # type: ignore[no-untyped-def]
     ptr, rows, slots = int64_at(load(near, 0)), float32_at(load(near, 2)), int32_at(load(near, 4))
     found, totals, means = int32_at(load(near, 5)), float32_at(load(near, 6)), float32_at(load(near, 7))
@@ -174,7 +175,7 @@ def _add_centred(near, view, clusters, weights, policy, count):  # type: ignore[
     return len(held)  # keeps the array alive until here
 
 
-@njit(error_model="numpy")
+@inner(error_model="numpy")
 def _add_plain(near, clusters, weights, policy):  # type: ignore[no-untyped-def]
     ptr, rows, slots = int64_at(load(near, 0)), float32_at(load(near, 2)), int32_at(load(near, 4))
     totals = float32_at(load(near, 6))
@@ -203,7 +204,7 @@ def _factors(policy):  # type: ignore[no-untyped-def]
     return alpha, alpha
 
 
-@njit
+@inner
 def _bound(near, policy, k, count, best):  # type: ignore[no-untyped-def]
     """Bounds of scores and means of the slots, and the best lower bounds of groups of them; totals are 0 again.
 
@@ -226,7 +227,7 @@ def _bound(near, policy, k, count, best):  # type: ignore[no-untyped-def]
         store(totals, column, _F(0.0))
 
 
-@njit
+@inner
 def _nth(values, n):  # type: ignore[no-untyped-def]
     """The n-th largest of _GROUPS values; -inf if there are fewer. A pointer."""
     held = np.full(n, -np.inf)
@@ -242,7 +243,7 @@ def _nth(values, n):  # type: ignore[no-untyped-def]
     return held[n - 1]
 
 
-@njit
+@inner
 def _keep(near, count, floor, mean_floor):  # type: ignore[no-untyped-def]
     """Move those who reach a floor to the front of `found`, and let all of them go from their places; how many."""
     place, found = int32_at(load(near, 3)), int32_at(load(near, 5))

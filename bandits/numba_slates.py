@@ -5,17 +5,20 @@ Nothing is checked here: 1 <= size <= n, 1 <= top_m <= n, no score is NaN.
 """
 
 import numpy as np
-from numba import njit
 
 from bandits.draws import EXPLORE_COIN, EXPLORE_ORDER, TIES, TOP_M
+from bandits.numba_addresses import address_of, uint64_at
 from bandits.numba_draws import key_bits, key_uniform, stream_key
+from bandits.numba_inner import inner
+from bandits.numba_memory import load
 from bandits.slate_propensity import EXPLORED_SLOTS
 
 _COUNTED = 256  # candidates among whom it is faster to count the better ones for each slot than to rank them
+_SIGN, _NEGATIVE = np.uint64(63), np.uint64(1 << 63)
 _FEW = 48  # ranks up to which the best are kept in order one by one; beyond, all are sorted
 
 
-@njit
+@inner
 def pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propensity, explored):  # type: ignore[no-untyped-def]
     """Pick a slate into the arrays chosen, propensity and explored, of `size` each.
 
@@ -44,7 +47,7 @@ def pick_slate(score, keys, size, top_m, share, seed, head, band, chosen, propen
         propensity[slot] = position_probability(first, end, slot, len(score), size, top_m, share, head, band)
 
 
-@njit
+@inner
 def _stand_alone(score, ranked, size):  # type: ignore[no-untyped-def]
     """Whether no candidate of the first `size` ranks shares its score with another one."""
     alone, last, equal = True, ranked[size - 1], 0
@@ -56,7 +59,7 @@ def _stand_alone(score, ranked, size):  # type: ignore[no-untyped-def]
     return equal == 1
 
 
-@njit
+@inner
 def _group(score, ranked, value):  # type: ignore[no-untyped-def]
     """First rank and end of the candidates whose score is `value`; `ranked` holds the best scores, best first."""
     low, high = 0, len(ranked)
@@ -74,7 +77,7 @@ def _group(score, ranked, value):  # type: ignore[no-untyped-def]
     return low, end
 
 
-@njit
+@inner
 def tie_group(score, value):  # type: ignore[no-untyped-def]
     """First rank and end of the candidates whose score is `value`."""
     above, equal = 0, 0
@@ -84,7 +87,7 @@ def tie_group(score, value):  # type: ignore[no-untyped-def]
     return above, above + equal
 
 
-@njit
+@inner
 def position_probability(first, end, slot, n, size, top_m, share, head, band):  # type: ignore[no-untyped-def]
     """As `bandits.slate_propensity.position_probabilities`, of one item."""
     if top_m <= 1:
@@ -96,7 +99,7 @@ def position_probability(first, end, slot, n, size, top_m, share, head, band):  
     return min(part * within + (1 - part) * beyond, 1.0)
 
 
-@njit
+@inner
 def _mean_over_ranks(low, high, slot, size, share, head, band):  # type: ignore[no-untyped-def]
     total = 0.0
     if share == 0.0:
@@ -112,7 +115,7 @@ def _mean_over_ranks(low, high, slot, size, share, head, band):  # type: ignore[
     return total / max(high - low, 1)
 
 
-@njit
+@inner
 def _best(score, keys, depth, seed):  # type: ignore[no-untyped-def]
     """The best `depth` candidates in order, ties by their draw."""
     offset, factor = stream_key(seed, TIES)
@@ -136,11 +139,11 @@ def _best(score, keys, depth, seed):  # type: ignore[no-untyped-def]
     return order
 
 
-@njit
+@inner
 def _sorted(score, keys, seed):  # type: ignore[no-untyped-def]
     """All candidates in order, ties by their draw."""
     offset, factor = stream_key(seed, TIES)
-    order = np.argsort(-score)
+    order = _ascending(_lower_bits_of_higher(score))
     start = 0
     for end in range(1, len(order) + 1):
         if end < len(order) and score[order[end]] == score[order[start]]:
@@ -151,7 +154,40 @@ def _sorted(score, keys, seed):  # type: ignore[no-untyped-def]
     return order
 
 
-@njit
+@inner
+def _lower_bits_of_higher(values):  # type: ignore[no-untyped-def]
+    """Numbers that are in order as bits, uint64, where the values are in the opposite one."""
+    bits, made = uint64_at(address_of(values)), np.empty(len(values), np.uint64)
+    for at in range(len(values)):
+        word = load(bits, at)
+        made[at] = word if word >> _SIGN else ~(word | _NEGATIVE)
+    return made
+
+
+@inner
+def _ascending(keys):  # type: ignore[no-untyped-def]
+    """The order of uint64 keys, lowest first, by merging; NumPy's sort takes seconds to compile for each type."""
+    n, width = len(keys), 1
+    order, merged = np.empty(n, np.int64), np.empty(n, np.int64)
+    for at in range(n):
+        order[at] = at
+    while width < n:
+        for start in range(0, n, 2 * width):
+            middle, end = min(start + width, n), min(start + 2 * width, n)
+            left, right = start, middle
+            for at in range(start, end):
+                if left < middle and (right >= end or keys[order[left]] <= keys[order[right]]):
+                    merged[at] = order[left]
+                    left += 1
+                else:
+                    merged[at] = order[right]
+                    right += 1
+        order, merged = merged, order
+        width *= 2
+    return order
+
+
+@inner
 def mark_beyond_means(mean, chosen, explored):  # type: ignore[no-untyped-def]
     """Mark those that the mean alone would not have put in the slate (`bandits.slates.beyond_means`)."""
     size = len(chosen)
@@ -176,25 +212,25 @@ def mark_beyond_means(mean, chosen, explored):  # type: ignore[no-untyped-def]
             count = min(count + 1, size)
         last = best[size - 1]
     else:
-        last = np.sort(mean)[len(mean) - size]
+        last = mean[_ascending(_lower_bits_of_higher(mean))[size - 1]]
     for slot in range(size):
         explored[slot] = explored[slot] or mean[chosen[slot]] < last
 
 
-@njit
+@inner
 def _permute(order, keys, top_m, seed):  # type: ignore[no-untyped-def]
     offset, factor = stream_key(seed, TOP_M)
     _sort_by_draw(order[:top_m], keys, offset, factor)
 
 
-@njit
+@inner
 def _sort_by_draw(order, keys, offset, factor):  # type: ignore[no-untyped-def]
     """Sort some candidates by their draws, in place."""
     draws = np.empty(len(order), np.uint64)
     for at in range(len(order)):
         draws[at] = key_bits(offset, factor, keys[order[at]])
     if len(order) > _FEW:
-        ranked = order[np.argsort(draws)]
+        ranked = order[_ascending(draws)]
         for at in range(len(order)):  # assigned whole, its check of shapes takes seconds to compile
             order[at] = ranked[at]
         return
@@ -206,7 +242,7 @@ def _sort_by_draw(order, keys, offset, factor):  # type: ignore[no-untyped-def]
         draws[at], order[at] = draw, candidate
 
 
-@njit
+@inner
 def _fill(order, keys, size, share, seed, chosen, explored):  # type: ignore[no-untyped-def]
     """Merge the queue of ranks with the queue of one random order, slot by slot (`bandits.slates._fill`)."""
     n, slots = len(keys), min(size, EXPLORED_SLOTS)
@@ -236,7 +272,7 @@ def _fill(order, keys, size, share, seed, chosen, explored):  # type: ignore[no-
         chosen[slot] = candidate
 
 
-@njit
+@inner
 def _next_drawn(draws, taken):  # type: ignore[no-untyped-def]
     """The untaken candidate of the smallest draw."""
     best, least = -1, np.uint64(0)

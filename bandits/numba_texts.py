@@ -13,6 +13,7 @@ from numba import njit, types
 from bandits import hashing, numba_memory
 from bandits.hashing import LANES
 from bandits.numba_cache import fingerprint
+from bandits.numba_inner import inner
 from bandits.numba_memory import intrinsic, load, pointer, prefetch, store
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -53,7 +54,7 @@ def mixed(z):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-@njit
+@inner
 def _tail(data, at, size):  # type: ignore[no-untyped-def]
     """The last `size` < 8 bytes as a number."""
     word = np.uint64(0)
@@ -68,7 +69,7 @@ def _last_word(data, at, end, size):  # type: ignore[no-untyped-def]
     return load_word(data, end - _WORD) if size >= _WORD else _tail(data, at, end - at)
 
 
-@njit
+@inner
 def text_hash(data, at, size, seed):  # type: ignore[no-untyped-def]
     """Hash of a text; of no meaning outside of this process."""
     state = seed ^ np.uint64(size)
@@ -80,7 +81,7 @@ def text_hash(data, at, size, seed):  # type: ignore[no-untyped-def]
     return mixed(state + _last_word(data, at, end, size))
 
 
-@njit
+@inner
 def same_text(one, at, other, other_at, size):  # type: ignore[no-untyped-def]
     """True if two pieces of that size are equal."""
     end, other_end = at + size, other_at + size
@@ -91,7 +92,7 @@ def same_text(one, at, other, other_at, size):  # type: ignore[no-untyped-def]
     return _last_word(one, at, end, size) == _last_word(other, other_at, other_end, size)
 
 
-@njit
+@inner
 def copy_text(data, at, size, out, to):  # type: ignore[no-untyped-def]
     """Copy a piece to where nothing of it lies."""
     if size < _WORD:
@@ -111,7 +112,7 @@ class _Buffer(NamedTuple):
     size: Any
 
 
-@njit
+@inner
 def _ask_for_texts(texts, known, table, last, seed, slots, start, end):  # type: ignore[no-untyped-def]
     """Slots of texts start:end, while what lies behind them is asked for, from one stage to the next."""
     for text in range(start, end):

@@ -38,7 +38,7 @@ from bandits.draws import COARSE_QUANTILES
 from bandits.graph import Graph
 from bandits.numba_addresses import addresses, row
 from bandits.numba_cache import fingerprint
-from bandits.numba_late import filling_address, integrated_address
+from bandits.numba_late import filling_address, integrated_address, picking_address
 from bandits.numba_requests import fill_around, fill_slate_into
 from bandits.numba_scores import EXPLOIT, RANDOMIZED, THOMPSON_MODE, UCB, UNIFORM
 from bandits.policies import DRAWN_MODES, PolicySettings
@@ -157,8 +157,8 @@ class CompiledSlates:
         self._place: _Around | None = None
         self._held = (graph.item_ptr, graph.edge_cluster, sums.edge, sums.item, graph.item_hashes)
         of_rows = [0, 0] if rows is None else addresses(rows.row_at, rows.lines)
-        code = integrated_address(), filling_address()
-        self.view = row([*addresses(*self._held), graph.n_edges, code[0], *of_rows, code[1]])
+        code = filling_address(), picking_address()
+        self.view = row([*addresses(*self._held), graph.n_edges, integrated_address(), *of_rows, *code])
 
     @classmethod
     def following(cls, graph: Graph, sums: Sums) -> "CompiledSlates":

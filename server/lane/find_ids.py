@@ -9,6 +9,7 @@ from numba import njit
 
 from bandits.numba_addresses import int32_at, int64_at, uint8_at, uint64_at
 from bandits.numba_draws import mix
+from bandits.numba_inner import inner
 from bandits.numba_memory import load
 from streams.wire.fields import load_word, same_bytes
 
@@ -25,7 +26,7 @@ INDEX = (*TABLE, "n_base", *(f"edited_{name}" for name in TABLE), "edited_number
 _N_BASE, _EDITED, _NUMBER, _LATER = 5, 6, 11, 12
 
 
-@njit
+@inner
 def hash_bytes(data, at, end):  # type: ignore[no-untyped-def]
     """The first hash of `bandits.hashing.hash_strings`."""
     size = end - at
@@ -38,7 +39,7 @@ def hash_bytes(data, at, end):  # type: ignore[no-untyped-def]
     return mix((state + _GOLDEN) ^ word)
 
 
-@njit
+@inner
 def _entry(row, first, data, at, end, wanted):  # type: ignore[no-untyped-def]
     """Number of the entry of a table, or -1; `first` is where the table begins within the row."""
     slots, mask = int32_at(load(row, first)), load(row, first + 1)
@@ -57,7 +58,7 @@ def _entry(row, first, data, at, end, wanted):  # type: ignore[no-untyped-def]
         slot = (slot + 1) & mask
 
 
-@njit
+@inner
 def find(row, data, at, end):  # type: ignore[no-untyped-def]
     """Number of the item whose id is data[at:end], or -1; `row` and `data` are pointers."""
     wanted = hash_bytes(data, at, end)
@@ -68,7 +69,7 @@ def find(row, data, at, end):  # type: ignore[no-untyped-def]
     return _entry(row, 0, data, at, end, wanted)
 
 
-@njit
+@inner
 def place_of(row, number):  # type: ignore[no-untyped-def]
     """Address of the bytes of an item's id, and how many."""
     n_base = load(row, _N_BASE)

@@ -14,6 +14,7 @@ from numba import njit
 from bandits import numba_addresses, numba_context, numba_draws, numba_memory
 from bandits.numba_cache import fingerprint
 from bandits.numba_context import is_direction, resolve
+from bandits.numba_inner import inner
 from bandits.numba_memory import load, pointer
 from bandits.sums import UNIT
 from server.lane import find_ids
@@ -63,7 +64,7 @@ _MOST_UNKNOWN = 64  # that are compared with each other; a request with more is 
 _HALF = np.uint64(0xFFFFFFFF)
 
 
-@njit
+@inner
 def _read_score(data_array, index, centroids, largest, k, temperature, read, items, clusters, weights, unknown):  # type: ignore[no-untyped-def]
     """Read a request; False hands it over.
 
@@ -146,7 +147,7 @@ def _read_score(data_array, index, centroids, largest, k, temperature, read, ite
     return read[CLUSTERS] > 0
 
 
-@njit
+@inner
 def _long_varint(data, at, end):  # type: ignore[no-untyped-def]
     """A number of up to 64 bits, uint64, and where it ends; -1 as its end if it is none."""
     number = np.uint64(0)
@@ -162,7 +163,7 @@ def _long_varint(data, at, end):  # type: ignore[no-untyped-def]
     return number, -1
 
 
-@njit
+@inner
 def _settle_items(data, items, excluded, unknown, read):  # type: ignore[no-untyped-def]
     """Drop what is excluded; False if an id is there twice."""
     count = read[CANDIDATES]
@@ -190,12 +191,12 @@ def _settle_items(data, items, excluded, unknown, read):  # type: ignore[no-unty
     return True
 
 
-@njit
+@inner
 def _slot(number, size):  # type: ignore[no-untyped-def]
     return (np.int64(number) * 0x9E3779B1 >> 12) & (size - 1)
 
 
-@njit
+@inner
 def _is_in(number, seen):  # type: ignore[no-untyped-def]
     slot = _slot(number, len(seen))
     while seen[slot] >= 0:
@@ -205,7 +206,7 @@ def _is_in(number, seen):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit
+@inner
 def _all_new(numbers, seen):  # type: ignore[no-untyped-def]
     """Enter numbers (-1 is passed over) into slots of -1; False if one is there twice."""
     new = True
@@ -219,7 +220,7 @@ def _all_new(numbers, seen):  # type: ignore[no-untyped-def]
     return new
 
 
-@njit
+@inner
 def _embedding(data, at, end, row, largest, k, temperature, clusters, weights):  # type: ignore[no-untyped-def]
     """Clusters of an `Embedding`; how many, 0 if it is unusual."""
     dim = row[2]
@@ -237,7 +238,7 @@ def _embedding(data, at, end, row, largest, k, temperature, clusters, weights): 
     return count + 0 * len(values)  # which keeps them alive until here
 
 
-@njit
+@inner
 def _clusters(data, at, end, n_clusters, clusters, weights):  # type: ignore[no-untyped-def]
     """Clusters of a `ClusterWeights`, ascending, weights rounded; how many, 0 if it is unusual."""
     if at >= end or load(data, at) != _IDS:

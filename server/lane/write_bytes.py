@@ -10,6 +10,7 @@ from llvmlite import ir
 from numba import njit, types
 
 from bandits.numba_addresses import uint8_at
+from bandits.numba_inner import inner
 from bandits.numba_memory import intrinsic, load, store
 
 _LOW, _MORE, _SEVEN = np.uint64(0x7F), np.uint64(0x80), np.uint64(7)
@@ -38,7 +39,7 @@ def put_byte(out, at, byte):  # type: ignore[no-untyped-def]
     return at + 1
 
 
-@njit
+@inner
 def put_varint(out, at, number):  # type: ignore[no-untyped-def]
     """`number` is uint64; a signed one goes as its 64 bits."""
     while number > _LOW:
@@ -49,7 +50,7 @@ def put_varint(out, at, number):  # type: ignore[no-untyped-def]
     return at + 1
 
 
-@njit
+@inner
 def varint_size(number):  # type: ignore[no-untyped-def]
     """Bytes of a number >= 0."""
     size = 1
@@ -59,7 +60,7 @@ def varint_size(number):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit
+@inner
 def put_bytes(out, at, data, start, size):  # type: ignore[no-untyped-def]
     """A piece of a buffer; `data` is a pointer."""
     for place in range(size):
@@ -67,20 +68,20 @@ def put_bytes(out, at, data, start, size):  # type: ignore[no-untyped-def]
     return at + size
 
 
-@njit
+@inner
 def put_text(out, at, tag, data, start, size):  # type: ignore[no-untyped-def]
     """A field with a length; `data` is a pointer."""
     at = put_varint(out, put_byte(out, at, tag), np.uint64(size))
     return put_bytes(out, at, data, start, size)
 
 
-@njit
+@inner
 def put_text_at(out, at, tag, address, size):  # type: ignore[no-untyped-def]
     """A field with a length; its bytes are at an address."""
     return put_text(out, at, tag, uint8_at(address), 0, size)
 
 
-@njit
+@inner
 def put_double(out, at, tag, value):  # type: ignore[no-untyped-def]
     """A double; 0 is not written, as it is the default."""
     if value == 0.0:

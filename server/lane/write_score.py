@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from bandits.numba_cache import fingerprint
+from bandits.numba_inner import inner
 from bandits.numba_memory import pointer
 from bandits.numba_requests import MEAN, PROPENSITY, SCORE, WIDTH, fill_slate
 from bandits.slates_numba import FILLING
@@ -57,7 +58,7 @@ def room_for(size: int, unknown_bytes: int, tail_bytes: int) -> int:
     return size * _ITEM_BYTES + unknown_bytes + tail_bytes + _OTHER_BYTES
 
 
-@njit
+@inner
 def _write_score(  # type: ignore[no-untyped-def]
     data, index, view, policy, quantiles, head, band, read, items, clusters, weights, unknown,
     request_id, tail, size, top_m, share, redraws, mode, kind, seed, position, bounds, counts, out,
@@ -96,7 +97,7 @@ def _write_score(  # type: ignore[no-untyped-def]
     return at, total, n_explored
 
 
-@njit
+@inner
 def _item(to, at, index, number, slot, numbers, kind, explored):  # type: ignore[no-untyped-def]
     """A ScoredItem."""
     address, size = place_of(pointer(index), np.int64(number))
@@ -115,7 +116,7 @@ def _item(to, at, index, number, slot, numbers, kind, explored):  # type: ignore
     return put_byte(to, put_byte(to, at, _EXPLORED), 1) if explored else at
 
 
-@njit
+@inner
 def _packed_position(to, at, position):  # type: ignore[no-untyped-def]
     """The only entry of `parameters_position`."""
     start = at + 2
@@ -124,7 +125,7 @@ def _packed_position(to, at, position):  # type: ignore[no-untyped-def]
     return end
 
 
-@njit
+@inner
 def _context(to, at, clusters, weights):  # type: ignore[no-untyped-def]
     """The resolved user, as ClusterWeights."""
     k, ids_size = len(clusters), 0

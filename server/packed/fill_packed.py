@@ -9,12 +9,13 @@ from typing import Any
 from numba import njit
 
 from bandits.numba_cache import fingerprint
+from bandits.numba_inner import inner
 from bandits.numba_requests import fill_slate
 from bandits.slates_numba import FILLING
 from server.packed.read_packed import WIDEST
 
 
-@njit
+@inner
 def _fill_packed(  # type: ignore[no-untyped-def]
     view, kept, places, kept_ends, users, affinities, user_sizes, compiled, modes, policies, sizes, seeds, top_m,
     shares, redraws, quantiles, tables, table_at, ends, candidates, numbers, explored,

@@ -13,6 +13,7 @@ from numba import njit
 from bandits import numba_addresses, numba_context, numba_memory
 from bandits.numba_cache import fingerprint
 from bandits.numba_context import is_direction, nearest_of, rough_products
+from bandits.numba_inner import inner
 from bandits.numba_memory import advance, pointer
 from bandits.sums import UNIT
 from server.lane import read_score
@@ -25,7 +26,7 @@ WIDEST = MAX_CLUSTERS_PER_CONTEXT
 _TOGETHER = 16  # embeddings that are resolved at once
 
 
-@njit
+@inner
 def _read_packed(  # type: ignore[no-untyped-def]
     numbers, item_ends, clusters, weights, cluster_ends, embeddings, centroids, largest, k, temperature,
     kept, places, kept_ends, users, affinities, user_sizes, problem, where,
@@ -64,7 +65,7 @@ def _read_packed(  # type: ignore[no-untyped-def]
             start = end
 
 
-@njit
+@inner
 def _repeated(items):  # type: ignore[no-untyped-def]
     """Which of some candidates is there for the second time, or -1."""
     size = 64
@@ -79,7 +80,7 @@ def _repeated(items):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit
+@inner
 def _clusters(clusters, weights, n_clusters, user, affinity):  # type: ignore[no-untyped-def]
     """Check one user and write it, clusters ascending and weights rounded; the problem, and with which entry."""
     for got in range(len(clusters)):
@@ -98,7 +99,7 @@ def _clusters(clusters, weights, n_clusters, user, affinity):  # type: ignore[no
     return FINE, 0
 
 
-@njit
+@inner
 def _resolve_all(embeddings, centroids, largest, k, temperature, users, affinities, user_sizes, problem, where):  # type: ignore[no-untyped-def]
     n_slates, n_clusters, dim = len(problem), centroids[1], centroids[2]
     rough = np.empty((min(_TOGETHER, n_slates), n_clusters), np.float32)

@@ -12,6 +12,7 @@ from numba import njit
 
 from bandits import numba_memory
 from bandits.numba_cache import fingerprint
+from bandits.numba_inner import inner
 from bandits.numba_memory import load, pointer
 from bandits.outcomes import Outcomes
 from bandits.texts import Texts
@@ -89,13 +90,13 @@ def bodies(outcomes: Outcomes, of_item: Int64, n_partitions: int) -> tuple[memor
     return out.data, split
 
 
-@njit
+@inner
 def _context_size(ends, context):  # type: ignore[no-untyped-def]
     """Elements of a context; `ends` is a pointer, as an array would have its references counted for each call."""
     return load(ends, context) - (load(ends, context - 1) if context > 0 else 0)
 
 
-@njit
+@inner
 def _column_sizes(contexts, elements, facts):  # type: ignore[no-untyped-def]
     """Bytes of all columns of a part, without items."""
     size = head_size(_ENDS, 4 * contexts) + head_size(_CLUSTERS, 4 * elements) + head_size(_X, 4 * elements)
@@ -105,7 +106,7 @@ def _column_sizes(contexts, elements, facts):  # type: ignore[no-untyped-def]
     return size + head_size(_OFFSET, 8 * facts) + 8 * facts
 
 
-@njit
+@inner
 def _put_contexts(columns, split, part, seen, local, out, at, contexts, elements):  # type: ignore[no-untyped-def]
     """Write the contexts of a part, numbered as they come; where the next byte goes."""
     ends = put_head(out, at, _ENDS, 4 * contexts)
@@ -128,7 +129,7 @@ def _put_contexts(columns, split, part, seen, local, out, at, contexts, elements
     return xs + 4 * elements
 
 
-@njit
+@inner
 def _put_facts(columns, split, part, number, local, out, at):  # type: ignore[no-untyped-def]
     """Write the columns of a part's facts; where the next byte goes."""
     first, count = split.fact_ends[part], split.fact_ends[part + 1] - split.fact_ends[part]

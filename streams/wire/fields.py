@@ -10,6 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 
+from bandits.numba_inner import inner
 from bandits.numba_memory import LANES, intrinsic, load, store
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -75,7 +76,7 @@ def varint(data, at, end):  # type: ignore[no-untyped-def]
     return number, stop
 
 
-@njit
+@inner
 def _long_varint(data, at, end):  # type: ignore[no-untyped-def]
     number = np.int64(load(data, at)) & 0x7F
     for place in range(1, 9):
@@ -88,7 +89,7 @@ def _long_varint(data, at, end):  # type: ignore[no-untyped-def]
     return np.int64(0), -1
 
 
-@njit
+@inner
 def extent(data, at, end):  # type: ignore[no-untyped-def]
     """Where a field with a length starts and where it ends; -1 as its end if that is not within the buffer."""
     size, start = varint(data, at, end)
@@ -97,7 +98,7 @@ def extent(data, at, end):  # type: ignore[no-untyped-def]
     return start, start + size
 
 
-@njit
+@inner
 def is_utf8(data, at, end):  # type: ignore[no-untyped-def]
     """True for well-formed UTF-8 (Unicode 15, table 3-7): no surrogates, no overlong forms, nothing cut."""
     if end - at >= _WORD:
@@ -137,7 +138,7 @@ def is_utf8(data, at, end):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit
+@inner
 def same_bytes(one, at, other, other_at, size):  # type: ignore[no-untyped-def]
     """True if two pieces of that size are equal."""
     if size >= _WORD:
@@ -151,7 +152,7 @@ def same_bytes(one, at, other, other_at, size):  # type: ignore[no-untyped-def]
     return same
 
 
-@njit
+@inner
 def _hash(data, at, end):  # type: ignore[no-untyped-def]
     state, word = np.uint64(end - at), np.uint64(0)
     if end - at >= _WORD:
@@ -168,7 +169,7 @@ def _hash(data, at, end):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-@njit
+@inner
 def number_of(data, at, end, table, last_slot, count, known):  # type: ignore[no-untyped-def]
     """Number of the bytes at:end among the distinct strings; `count` if new and entered, -1 without room.
 
@@ -195,7 +196,7 @@ def number_of(data, at, end, table, last_slot, count, known):  # type: ignore[no
     return np.int64(-1)
 
 
-@njit
+@inner
 def with_room(table, known, count, more):  # type: ignore[no-untyped-def]
     """The table, or a larger one, at most half full once `more` strings have been entered."""
     if 2 * (count + more) <= len(table):

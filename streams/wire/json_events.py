@@ -7,8 +7,8 @@ decimal in a string, makes the event unusual.
 """
 
 import numpy as np
-from numba import njit
 
+from bandits.numba_inner import inner
 from bandits.numba_memory import load, store
 from streams.wire.json_values import (
     NO_MEMBER,
@@ -36,13 +36,13 @@ _SURFACE = 9
 _CLICKED_ITEM, _REWARD, _KIND, _CLICKED_MS, _EVENT_ID = range(2, 7)
 
 
-@njit
+@inner
 def _is_new(seen, field):  # type: ignore[no-untyped-def]
     """True for a field that may come and did not come before; `seen` has a bit for each that did."""
     return field > NOT_A_WORD and not seen >> field & 1
 
 
-@njit
+@inner
 def _clusters(data, at, end, out, bounds):  # type: ignore[no-untyped-def]
     """Write a list of clusters behind the contexts; how many, and the place behind it."""
     at = opens(data, at, end, OPEN_LIST)
@@ -58,7 +58,7 @@ def _clusters(data, at, end, out, bounds):  # type: ignore[no-untyped-def]
     return n, at
 
 
-@njit
+@inner
 def _weights(data, at, end, work, bounds):  # type: ignore[no-untyped-def]
     """Write a list of weights, rounded to float32 as the schema has them; how many, and the place behind it."""
     at = opens(data, at, end, OPEN_LIST)
@@ -74,7 +74,7 @@ def _weights(data, at, end, work, bounds):  # type: ignore[no-untyped-def]
     return n, at
 
 
-@njit
+@inner
 def _context(data, at, end, words, out, work, bounds):  # type: ignore[no-untyped-def]
     """Size of a context and the place behind it."""
     at = opens(data, at, end, OPEN)
@@ -97,7 +97,7 @@ def _context(data, at, end, words, out, work, bounds):  # type: ignore[no-untype
     return n_clusters, at if n_clusters == n_weights else -1
 
 
-@njit
+@inner
 def _item(data, at, end, words):  # type: ignore[no-untyped-def]
     """Where the id of a shown item starts and ends, its position and propensity, and the place behind it."""
     at = opens(data, at, end, OPEN)
@@ -124,7 +124,7 @@ def _item(data, at, end, words):  # type: ignore[no-untyped-def]
     return id_at, id_end, position, propensity, at
 
 
-@njit
+@inner
 def _items(data, at, end, words, bounds, out, work):  # type: ignore[no-untyped-def]
     """Write a list of shown items; the row behind the last, and the place behind the list."""
     at = opens(data, at, end, OPEN_LIST)
@@ -139,7 +139,7 @@ def _items(data, at, end, words, bounds, out, work):  # type: ignore[no-untyped-
     return row, at
 
 
-@njit
+@inner
 def _mode(data, at, end, words):  # type: ignore[no-untyped-def]
     """A mode by its name or number, and the place behind it."""
     if at < end and load(data, at) == QUOTE:
@@ -149,7 +149,7 @@ def _mode(data, at, end, words):  # type: ignore[no-untyped-def]
     return whole(data, at, end)
 
 
-@njit
+@inner
 def behind_impression(data, at, end, now_ms, bounds, words, out, work):  # type: ignore[no-untyped-def]
     """Write the impression that starts at a place; the place behind it, -1 if it is unusual."""
     at = opens(data, at, end, OPEN)
@@ -194,7 +194,7 @@ def behind_impression(data, at, end, now_ms, bounds, words, out, work):  # type:
     return at if fine else -1
 
 
-@njit
+@inner
 def behind_click(data, at, end, now_ms, bounds, words, default_kind, out):  # type: ignore[no-untyped-def]
     """Write the click that starts at a place; the place behind it, -1 if it is unusual."""
     at = opens(data, at, end, OPEN)

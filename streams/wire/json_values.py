@@ -9,8 +9,8 @@ needs.
 import math
 
 import numpy as np
-from numba import njit
 
+from bandits.numba_inner import inner
 from bandits.numba_memory import load, pointer, store
 from streams.wire.fields import is_utf8, same_bytes
 
@@ -29,7 +29,7 @@ _POWERS_OF_5 = np.array([5**k for k in range(28)], np.uint64)  # below 2^63
 _ENOUGH_BITS = np.uint64(2**54)  # two more than a float64 has: one to round by, one for all that follows
 
 
-@njit
+@inner
 def behind_blanks(data, at, end):  # type: ignore[no-untyped-def]
     """The first place that is not blank, `end` if there is none."""
     while at < end and load(data, at) in _BLANKS:
@@ -37,7 +37,7 @@ def behind_blanks(data, at, end):  # type: ignore[no-untyped-def]
     return at
 
 
-@njit
+@inner
 def _hex4(data, at, end):  # type: ignore[no-untyped-def]
     """Four hexadecimal digits as a number, -1 if they are none."""
     number = np.int64(0)
@@ -54,7 +54,7 @@ def _hex4(data, at, end):  # type: ignore[no-untyped-def]
     return number
 
 
-@njit
+@inner
 def _put_utf8(data, to, code):  # type: ignore[no-untyped-def]
     """Write a code point; where it ends."""
     if code < 0x80:
@@ -68,7 +68,7 @@ def _put_utf8(data, to, code):  # type: ignore[no-untyped-def]
     return to + size
 
 
-@njit
+@inner
 def _unescaped(data, at, end, to):  # type: ignore[no-untyped-def]
     """Resolve the escape whose backslash is just before `at`; where it ends and what it became ends, or -1."""
     if at >= end:
@@ -93,7 +93,7 @@ def _unescaped(data, at, end, to):  # type: ignore[no-untyped-def]
     return at, _put_utf8(data, to, code)
 
 
-@njit
+@inner
 def string(data, at, end):  # type: ignore[no-untyped-def]
     """Where the content of a string starts and where it ends, and the place behind it."""
     if at >= end or load(data, at) != QUOTE:
@@ -117,7 +117,7 @@ def string(data, at, end):  # type: ignore[no-untyped-def]
     return 0, 0, -1
 
 
-@njit
+@inner
 def _digits(data, at, end, number, n_digits):  # type: ignore[no-untyped-def]
     """Append digits to a number; the number, how many it has without leading zeros, and the place behind them."""
     while at < end and 48 <= load(data, at) <= 57:
@@ -127,7 +127,7 @@ def _digits(data, at, end, number, n_digits):  # type: ignore[no-untyped-def]
     return number, n_digits, at
 
 
-@njit
+@inner
 def _ends_number(data, at, end):  # type: ignore[no-untyped-def]
     """True if no part of a number can follow."""
     if at >= end:
@@ -136,7 +136,7 @@ def _ends_number(data, at, end):  # type: ignore[no-untyped-def]
     return not (48 <= byte <= 57 or byte == _POINT or byte | _LOWER == _EXPONENT)
 
 
-@njit
+@inner
 def whole(data, at, end):  # type: ignore[no-untyped-def]
     """A whole number, 0 <= number < 10^18, or a string of one, and the place behind it."""
     quoted = at < end and load(data, at) == QUOTE
@@ -150,7 +150,7 @@ def whole(data, at, end):  # type: ignore[no-untyped-def]
     return np.int64(number), at
 
 
-@njit
+@inner
 def decimal(data, at, end):  # type: ignore[no-untyped-def]
     """The float64 nearest to a number >= 0, and the place behind it."""
     number, n_digits, stop = _digits(data, at, end, np.uint64(0), 0)
@@ -179,7 +179,7 @@ def decimal(data, at, end):  # type: ignore[no-untyped-def]
     return value, at if value >= 0.0 else -1
 
 
-@njit
+@inner
 def nearest(number, exponent):  # type: ignore[no-untyped-def]
     """The float64 nearest to number * 10^exponent, -1 if that would take wider arithmetic than this.
 
@@ -208,7 +208,7 @@ def nearest(number, exponent):  # type: ignore[no-untyped-def]
     return math.ldexp(np.float64(quotient), shift)
 
 
-@njit
+@inner
 def behind_scalar(data, at, end):  # type: ignore[no-untyped-def]
     """The place behind a value that is neither an array nor an object."""
     if at >= end:
@@ -225,7 +225,7 @@ def behind_scalar(data, at, end):  # type: ignore[no-untyped-def]
     return decimal(data, at + 1 if byte == _MINUS else at, end)[1]
 
 
-@njit
+@inner
 def element(data, at, end, first):  # type: ignore[no-untyped-def]
     """Whether an array goes on, and where: at its next element or behind it; `at` is behind the one before."""
     at = behind_blanks(data, at, end)
@@ -241,13 +241,13 @@ def element(data, at, end, first):  # type: ignore[no-untyped-def]
     return (True, at) if at < end and load(data, at) != _CLOSE_LIST else (False, -1)
 
 
-@njit
+@inner
 def opens(data, at, end, bracket):  # type: ignore[no-untyped-def]
     """The place behind an opening bracket."""
     return at + 1 if 0 <= at < end and load(data, at) == bracket else -1
 
 
-@njit
+@inner
 def member(data, at, end, first, words):  # type: ignore[no-untyped-def]
     """The next member of an object: the number of its key in `words`, and where its value starts.
 
@@ -276,7 +276,7 @@ def member(data, at, end, first, words):  # type: ignore[no-untyped-def]
     return number, at
 
 
-@njit
+@inner
 def word_at(data, start, stop, words):  # type: ignore[no-untyped-def]
     """Number of a word of a `WordPlaces`, NOT_A_WORD if it is none of them."""
     before = 0

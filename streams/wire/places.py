@@ -6,8 +6,7 @@ twice as long. Nothing here keeps an array alive: the scan that makes the pointe
 
 from typing import Any, NamedTuple
 
-from numba import njit
-
+from bandits.numba_inner import inner
 from bandits.numba_memory import pointer
 
 
@@ -67,7 +66,7 @@ class VocabularyPlaces(NamedTuple):
     kind: Any
 
 
-@njit
+@inner
 def shown_places(out):  # type: ignore[no-untyped-def]
     """Pointers of a `ShownSink`."""
     return ShownPlaces(
@@ -81,18 +80,18 @@ def shown_places(out):  # type: ignore[no-untyped-def]
     )
 
 
-@njit
+@inner
 def clicked_places(out):  # type: ignore[no-untyped-def]
     """Pointers of a `ClickedSink`."""
     return ClickedPlaces(pointer(out.ended), pointer(out.click), pointer(out.reward))
 
 
-@njit
+@inner
 def _word_places(words):  # type: ignore[no-untyped-def]
     return WordPlaces(pointer(words.text), pointer(words.ends), pointer(words.numbers), len(words.ends))
 
 
-@njit
+@inner
 def vocabulary_places(words):  # type: ignore[no-untyped-def]
     """Pointers of a `Vocabulary`."""
     return VocabularyPlaces(

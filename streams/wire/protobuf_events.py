@@ -6,8 +6,8 @@ an unknown field, a wrong wire type, a context in two pieces or a bad value, mak
 """
 
 import numpy as np
-from numba import njit
 
+from bandits.numba_inner import inner
 from bandits.numba_memory import load, store
 from streams.wire.fields import extent, is_utf8, load_float32, load_float64, varint
 from streams.wire.json_values import NOT_A_WORD, word_at
@@ -37,7 +37,7 @@ _CLICKED_ITEM, _REWARD, _KIND, _CLICKED_MS, _EVENT_ID = (
 )
 
 
-@njit
+@inner
 def _text(data, at, end):  # type: ignore[no-untyped-def]
     """Where a string starts and where it ends; -1 as its end if it is none."""
     start, stop = extent(data, at, end)
@@ -46,7 +46,7 @@ def _text(data, at, end):  # type: ignore[no-untyped-def]
     return start, stop
 
 
-@njit
+@inner
 def is_batch(data, at, end):  # type: ignore[no-untyped-def]
     """As `source_codec.is_batch`, False also where that raises: the scan of one event refuses the record then."""
     while at < end:
@@ -58,7 +58,7 @@ def is_batch(data, at, end):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit
+@inner
 def _context(data, at, end, clusters, base, weights, bounds):  # type: ignore[no-untyped-def]
     """Size of a context, whose clusters are written from `base` on; -1 if it is unusual."""
     n_ids, n_weights, most = 0, 0, bounds.clusters
@@ -89,7 +89,7 @@ def _context(data, at, end, clusters, base, weights, bounds):  # type: ignore[no
     return n_ids if n_ids == n_weights else -1
 
 
-@njit
+@inner
 def _item(data, at, end):  # type: ignore[no-untyped-def]
     """Where the id of a shown item starts and ends, its position and propensity; -1 as the end if it is unusual."""
     id_at, id_end, position, propensity = 0, 0, np.int64(0), 0.0
@@ -110,7 +110,7 @@ def _item(data, at, end):  # type: ignore[no-untyped-def]
     return id_at, id_end, position, propensity
 
 
-@njit
+@inner
 def impression_is_read(data, at, end, now_ms, bounds, surfaces, out, work):  # type: ignore[no-untyped-def]
     """Write the impression at:end behind what is there; False if it is unusual."""
     row, n_context = load(out.ended, ROWS), -1
@@ -159,7 +159,7 @@ def impression_is_read(data, at, end, now_ms, bounds, surfaces, out, work):  # t
     )
 
 
-@njit
+@inner
 def click_is_read(data, at, end, now_ms, bounds, kinds, default_kind, out):  # type: ignore[no-untyped-def]
     """Write the click at:end behind what is there; False if it is unusual."""
     request_at, request_end, item_at, item_end, event_at, event_end = 0, 0, 0, 0, 0, 0

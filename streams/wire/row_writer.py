@@ -11,6 +11,7 @@ from numba import njit
 
 from bandits import numba_memory
 from bandits.numba_cache import fingerprint
+from bandits.numba_inner import inner
 from bandits.numba_memory import load, pointer
 from freshet.v1 import parameters_pb2
 from streams.wire import writers
@@ -32,7 +33,7 @@ _N, _POSITION, _EPOCH = _FIELD["n"], _FIELD["position"], _FIELD["epoch"]  # s fo
 NO_EPOCH = -1
 
 
-@njit
+@inner
 def _row_size(degree, epoch):  # type: ignore[no-untyped-def]
     size = 3 * 9 + (1 + varint_size(epoch) if epoch >= 0 else 0)
     if degree:
@@ -40,7 +41,7 @@ def _row_size(degree, epoch):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit
+@inner
 def _put_fixed(out, at, field, value):  # type: ignore[no-untyped-def]
     at = put_byte(out, at, np.int64(field) << 3 | EIGHT_BYTES)
     store_int64(out, at, value)

@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from bandits import numba_memory
+from bandits.numba_inner import inner
 from bandits.numba_memory import load, pointer, store
 from streams.wire.fields import extent, with_room
 from streams.wire.json_events import behind_click, behind_impression
@@ -47,7 +48,7 @@ from streams.wire.sinks import (
 _FIRST_TABLE = 1024
 
 
-@njit
+@inner
 def _json_events(data, at, end, words):  # type: ignore[no-untyped-def]
     """Where the events of a record start, and in what: one alone 0, a list 1, a list in an object 2.
 
@@ -62,7 +63,7 @@ def _json_events(data, at, end, words):  # type: ignore[no-untyped-def]
     return at, 0
 
 
-@njit
+@inner
 def _ends(data, at, end, nesting):  # type: ignore[no-untyped-def]
     """True if nothing but the end of the record is behind its events."""
     at = behind_blanks(data, at, end)
@@ -71,7 +72,7 @@ def _ends(data, at, end, nesting):  # type: ignore[no-untyped-def]
     return nesting < 2 and at == end
 
 
-@njit
+@inner
 def _impressions_of_json(data, at, end, record, now_ms, bounds, words, out, work):  # type: ignore[no-untyped-def]
     """Write the impressions of a record; False if it is unusual."""
     at, nesting = _json_events(data, at, end, words.batch)
@@ -91,7 +92,7 @@ def _impressions_of_json(data, at, end, record, now_ms, bounds, words, out, work
     return at >= 0 and index > 0 and _ends(data, at, end, nesting)
 
 
-@njit
+@inner
 def _impressions_of_protobuf(data, at, end, record, now_ms, bounds, words, out, work):  # type: ignore[no-untyped-def]
     """Write the impressions of a record; False if it is unusual."""
     batch = is_batch(data, at, end)
@@ -108,7 +109,7 @@ def _impressions_of_protobuf(data, at, end, record, now_ms, bounds, words, out, 
     return fine and at == end
 
 
-@njit
+@inner
 def _scan_impressions(data, ends, now_ms, bounds, words, out, outcome):  # type: ignore[no-untyped-def]
     """Impressions of all records that are to be tried.
 
@@ -141,7 +142,7 @@ def _scan_impressions(data, ends, now_ms, bounds, words, out, outcome):  # type:
             out.ended[SLATES], out.ended[ROWS], out.ended[ELEMENTS] = slates, rows, elements
 
 
-@njit
+@inner
 def _clicks_of_json(data, at, end, record, now_ms, bounds, words, default, out):  # type: ignore[no-untyped-def]
     """Write the clicks of a record; False if it is unusual."""
     at, nesting = _json_events(data, at, end, words.batch)
@@ -160,7 +161,7 @@ def _clicks_of_json(data, at, end, record, now_ms, bounds, words, default, out):
     return at >= 0 and index > 0 and _ends(data, at, end, nesting)
 
 
-@njit
+@inner
 def _clicks_of_protobuf(data, at, end, record, now_ms, bounds, words, default, out):  # type: ignore[no-untyped-def]
     """Write the clicks of a record; False if it is unusual."""
     batch = is_batch(data, at, end)
@@ -176,7 +177,7 @@ def _clicks_of_protobuf(data, at, end, record, now_ms, bounds, words, default, o
     return fine and at == end
 
 
-@njit
+@inner
 def _scan_clicks(data, ends, now_ms, bounds, words, default, out, outcome):  # type: ignore[no-untyped-def]
     """Clicks of all records that are to be tried.
 

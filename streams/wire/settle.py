@@ -4,8 +4,8 @@ Promises: what passes here would pass `streams.validation`; what does not is for
 """
 
 import numpy as np
-from numba import njit
 
+from bandits.numba_inner import inner
 from bandits.numba_memory import LANES, equal_lanes, load, store
 from bandits.sums import UNIT
 from streams.wire.fields import lower_lanes, number_of, number_of_bits
@@ -32,7 +32,7 @@ from streams.wire.sinks import (
 )
 
 
-@njit
+@inner
 def row_is_added(data, id_at, id_end, position, propensity, row, bounds, out, work):  # type: ignore[no-untyped-def]
     """Write a shown item as row number `row`; False if it breaks a rule or its slate has it already."""
     if not (1 <= id_end - id_at <= bounds.id_bytes and position <= bounds.position and 0.0 <= propensity <= 1.0):
@@ -51,7 +51,7 @@ def row_is_added(data, id_at, id_end, position, propensity, row, bounds, out, wo
     return True
 
 
-@njit
+@inner
 def slate_is_added(  # type: ignore[no-untyped-def]
     request_at, request_end, occurred_ms, mode, surface, n_context, row, now_ms, bounds, out, work
 ):
@@ -80,7 +80,7 @@ def slate_is_added(  # type: ignore[no-untyped-def]
     return True
 
 
-@njit
+@inner
 def click_is_added(  # type: ignore[no-untyped-def]
     request_at, request_end, item_at, item_end, event_at, event_end, kind, reward, occurred_ms, now_ms, bounds, out
 ):
@@ -109,13 +109,13 @@ def click_is_added(  # type: ignore[no-untyped-def]
     return True
 
 
-@njit
+@inner
 def time_is_fine(occurred_ms, now_ms, bounds):  # type: ignore[no-untyped-def]
     """True for 0 (unknown) and for a time that is not in the future; how old it is decides the joiner."""
     return 0 <= occurred_ms <= bounds.time_ms and occurred_ms - now_ms <= bounds.skew_ms
 
 
-@njit
+@inner
 def context_is_settled(clusters, xs, weights, start, n):  # type: ignore[no-untyped-def]
     """Sort the context start:start + n by cluster and round its weights; False if it is not one.
 
@@ -149,7 +149,7 @@ def context_is_settled(clusters, xs, weights, start, n):  # type: ignore[no-unty
     return True
 
 
-@njit
+@inner
 def _sorted_at_once(clusters, xs, start, n):  # type: ignore[no-untyped-def]
     """Sort as many clusters as are compared at once, and their x with them; False if two are equal.
 

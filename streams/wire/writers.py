@@ -9,6 +9,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 
+from bandits.numba_inner import inner
 from bandits.numba_memory import intrinsic, load, store
 
 VARINT, EIGHT_BYTES, LENGTH = 0, 1, 2  # wire types
@@ -38,7 +39,7 @@ def put_byte(out, at, byte):  # type: ignore[no-untyped-def]
     return at + 1
 
 
-@njit
+@inner
 def put_varint(out, at, number):  # type: ignore[no-untyped-def]
     """`number` is uint64; a signed one goes as its 64 bits."""
     while number > _LOW:
@@ -49,7 +50,7 @@ def put_varint(out, at, number):  # type: ignore[no-untyped-def]
     return at + 1
 
 
-@njit
+@inner
 def varint_size(number):  # type: ignore[no-untyped-def]
     """Bytes of a number >= 0."""
     size = 1
@@ -59,20 +60,20 @@ def varint_size(number):  # type: ignore[no-untyped-def]
     return size
 
 
-@njit
+@inner
 def head_size(field, size):  # type: ignore[no-untyped-def]
     """Bytes of a tag and a length."""
     return varint_size(np.int64(field) << 3) + varint_size(np.int64(size))
 
 
-@njit
+@inner
 def put_head(out, at, field, size):  # type: ignore[no-untyped-def]
     """Tag and length of a field of so many bytes."""
     at = put_varint(out, at, np.uint64(np.int64(field) << 3 | LENGTH))
     return put_varint(out, at, np.uint64(size))
 
 
-@njit
+@inner
 def put_piece(out, at, data, start, size):  # type: ignore[no-untyped-def]
     """A piece of a buffer; `data` is a pointer to bytes."""
     for place in range(size):

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from bandits.drawn_propensity import ACCURACY, propensity_over_draws
 from bandits.drawn_ranks import CROWD, SMALLEST_PROPENSITY, rank_probabilities
@@ -41,9 +42,12 @@ def simulated(
     return seen / (count // 20 * 20)
 
 
+_drawn_ranks = njit(drawn_ranks)
+
+
 def integrated(base: Float64, scale: Float64, normal: bool, chosen: Any, depth: int) -> Float64:
     ranks = np.empty((len(chosen), depth))
-    drawn_ranks(base, scale, normal, np.asarray(chosen), depth, np.full(len(chosen), -1), ranks)
+    _drawn_ranks(base, scale, normal, np.asarray(chosen), depth, np.full(len(chosen), -1), ranks)
     return ranks
 
 

@@ -6,11 +6,12 @@ from numba import njit
 
 from bandits import numba_memory, numba_scores
 from bandits.numba_cache import fingerprint
+from bandits.numba_inner import inner
 
 
 def module(text: str) -> ModuleType:
     made = ModuleType("made")
-    exec(text, {"njit": njit}, vars(made))  # noqa: S102 - text of this file
+    exec(text, {"njit": njit, "inner": inner}, vars(made))  # noqa: S102 - text of this file
     return made
 
 
@@ -22,6 +23,8 @@ def test_a_fingerprint_follows_code_and_constants() -> None:
         "UNIT = 1\n@njit\ndef f(x):\n    return x + 2",
         "UNIT = 1\n@njit\ndef f(x):\n    return x - 1",
         "UNIT = 1\n@njit\ndef g(x):\n    return x + 1",
+        "UNIT = 1\n@inner\ndef f(x):\n    return x + 3",
+        "UNIT = 1\n@inner\ndef f(x):\n    return x + 4",
     ]
     numbers = [fingerprint(module(text)) for text in texts]
     assert len(set(numbers)) == len(texts)
@@ -36,3 +39,18 @@ def test_intrinsics_count() -> None:
     without = ModuleType("without")
     vars(without).update({name: value for name, value in vars(numba_memory).items() if name != "prefetch"})
     assert fingerprint(without) != fingerprint(numba_memory)
+
+
+def test_an_inner_function_runs_compiled_within_others_alone() -> None:
+    """Python that calls one gets the Python: what would be called through was not compiled, and is not missed."""
+
+    @inner
+    def half(x: float) -> float:
+        return x / 2
+
+    @njit
+    def quarter(x):  # type: ignore[no-untyped-def]
+        return half(half(x))
+
+    assert quarter(8.0) == half(half(8.0)) == 2.0
+    assert not hasattr(half, "signatures")

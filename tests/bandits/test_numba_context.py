@@ -9,6 +9,8 @@ from bandits.numba_addresses import addresses, row
 from bandits.numba_context import is_direction, resolve_one
 from bandits.numba_memory import pointer
 
+_resolve_one = njit(resolve_one)
+
 
 @pytest.mark.parametrize(("n_clusters", "dim"), [(1, 1), (3, 7), (8, 4), (300, 33), (1_000, 32), (40, 300)])
 @pytest.mark.parametrize("scale", [1.0, 1e-20, 1e18])
@@ -24,7 +26,7 @@ def test_compiled_resolving_is_the_definition(n_clusters: int, dim: int, scale: 
         if number % 5 == 0:
             embedding = centroids[-1].copy()
         for k, temperature in ((1, 0.1), (10, 1.0), (64, 1e-3)):
-            clusters, weights = resolve_one(numbers, largest, embedding, k, temperature)
+            clusters, weights = _resolve_one(numbers, largest, embedding, k, temperature)
             defined = resolve_embedding(embedding, centroids, k=k, temperature=temperature)
             assert clusters.tolist() == defined.cluster_ids.tolist()
             assert weights.tolist() == defined.weights.tolist()
