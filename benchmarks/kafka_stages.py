@@ -70,6 +70,7 @@ def watch_stages(clock: StageClock) -> None:
         joiner_store,
         learner_partition,
         learner_rounds,
+        publication,
         sender,
         source_codec,
     )
@@ -90,7 +91,7 @@ def watch_stages(clock: StageClock) -> None:
     watch(learner_partition, "parse_record", "learner: decode ledger")
     watch(learner_rounds, "decode_run", "learner: decode ledger")
     watch(learner_rounds, "fold_run", "learner: look up and add")
-    watch(learner_rounds, "encode_rows", "rows: encode")
+    watch(publication, "encode_rows", "rows: encode")
     watch(learner_partition.LearnerPartition, "batch", "rows: into the store's batch")
     watch(Batch, "put_all", "rows: into the store's batch")
     watch(message_accumulator.MessageBatch, "get_data_buffer", "produce: record batches, their checksums")

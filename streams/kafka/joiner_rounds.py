@@ -34,7 +34,8 @@ from streams.kafka.partition import Surroundings
 from streams.kafka.rounds import Rounds
 from streams.kafka.sender import Outgoing, Pair
 
-_BESIDE_BYTES = 64 << 10  # from which on a round is worth handing to another thread
+# From which on a round is worth another thread: below, waiting for the interpreter takes longer than joining.
+_BESIDE_BYTES = 512 << 10
 
 Outbox = tuple[JoinerPartition, int, Sequence[Outgoing]]  # with the sequence of the change in the partition's store
 

@@ -4,10 +4,11 @@ The commit path of a round:
 
     1. fold the ledger records of all partitions into the sums with one call, dropping repeats and what replaced
        owners wrote too late
-    2. if the last publication is over and long enough ago: write ONE WriteBatch for each partition, synced, side by
-       side: the rows that changed since, and the head (position, applied sequences, epochs, graph)
-    3. send the same rows of all partitions, each partition's mark last; after a switch of graphs an announcement
-       first, and tombstones of rows that are gone
+    2. if the last publication is over and long enough ago: write ONE WriteBatch for each partition whose turn it
+       is, synced, side by side: its rows that changed since, and the head (position, applied sequences, epochs,
+       graph)
+    3. send the same rows, each partition's mark last; after a switch of graphs an announcement first, and
+       tombstones of rows that are gone
     4. wait until the broker has them
     5. remember the published positions; they are written with the next micro-batch
     6. acknowledge: the positions on disk may be copied to the group
@@ -26,7 +27,6 @@ Before 1, what the graph marks of a round need is loaded: until it can be, nothi
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,19 +37,16 @@ from streams.kafka.at_once import all_at_once
 from streams.kafka.chunk import Chunk
 from streams.kafka.graph_loading import load_marked
 from streams.kafka.learner_partition import LearnerPartition
-from streams.kafka.parameter_rows import MARK_KEY, fence_key
 from streams.kafka.partition import Surroundings
+from streams.kafka.publication import Publication, changed_now, rows_of
+from streams.kafka.publishing_turns import PublishingTurns
 from streams.kafka.rounds import Rounds, wait_for
-from streams.kafka.sender import Pair
 from streams.kafka.shared_sums import SharedSums
 from streams.outcome_codec import LedgerError, Message, decode_run
-from streams.row_codec import encode_rows
-from streams.store import Batch
 
-# While more is waiting, publishing takes at most one part in so many of the time, up to a limit. While a whole
-# round waits, whoever follows the rows is behind in any case, and rows that soon change again are not sent at all.
-_SHARE = 3
-_LONGEST_PAUSE_S = 1.0
+# While a whole round waits, whoever follows the rows is behind in any case, and rows that soon change again are not
+# sent at all.
+_PAUSE_BEHIND_S = 1.0
 _LOOK_AGAIN_S = 0.05  # whether rows are due at last
 
 _Record = tuple[LearnerPartition, int, Message]
@@ -70,8 +67,9 @@ class LearnerRounds(Rounds[LearnerPartition]):
         self._changed: list[_Changed] = []
         self._folded = asyncio.Event()
         self._ahead_since_s = 0.0
+        self._folded_at_s = 0.0
         self._published_at_s = 0.0
-        self._publishing_took_s = 0.0
+        self._turns = PublishingTurns()
 
     async def add(self, partition: LearnerPartition) -> None:
         """Begin to commit a partition; rows that its last owner had not published go out with the next ones."""
@@ -90,20 +88,22 @@ class LearnerRounds(Rounds[LearnerPartition]):
             self._ahead_since_s = time.monotonic()
         self._changed += _fold(taken)
         failpoint("learner-folded")
+        self._folded_at_s = time.monotonic()
         self._folded.set()
         await asyncio.sleep(0)  # chunks must come in while a worker catches up, and rows go out
 
     def due_in_s(self) -> float | None:
         """When the next publication is due; None = nothing has changed."""
-        if not any(map(_is_ahead, self.partitions)):
+        ahead = self._ahead()
+        if not ahead:
             return None
-        settings, waiting = self.around.settings, self._waiting_bytes()
-        pause_s, since_s = settings.publish_interval_ms / 1000, self._published_at_s
-        if waiting >= settings.max_batch_bytes or self._is_behind():
-            pause_s, since_s = max(pause_s, _LONGEST_PAUSE_S), max(since_s, self._ahead_since_s)
-        elif waiting:
-            pause_s = max(pause_s, min(_SHARE * self._publishing_took_s, _LONGEST_PAUSE_S))
-        return since_s + pause_s - time.monotonic()
+        settings = self.around.settings
+        pause_s, since_s = settings.publish_interval_ms / 1000, 0.0
+        if self._waiting_bytes() >= settings.max_batch_bytes or self._is_behind():
+            pause_s, since_s = max(pause_s, _PAUSE_BEHIND_S), self._ahead_since_s
+        is_busy = self._folded_at_s > self._published_at_s
+        due_s = self._turns.due_at_s(list(ahead), pause_s=pause_s, since_s=since_s, is_busy=is_busy)
+        return due_s - time.monotonic()
 
     async def _publish_all(self) -> None:
         while True:
@@ -114,16 +114,26 @@ class LearnerRounds(Rounds[LearnerPartition]):
             elif due_s > 0:
                 await wait_for(self._folded, min(due_s, _LOOK_AGAIN_S))
             else:
-                self._published_at_s = time.monotonic()
-                await self.publish()
-                self._publishing_took_s = time.monotonic() - self._published_at_s
+                ahead, self._published_at_s = self._ahead(), time.monotonic()
+                turn = self._turns.next(list(ahead))
+                await self.publish([ahead[number] for number in turn])
+                self._turns.took(turn, began_s=self._published_at_s, ended_s=time.monotonic())
 
-    async def publish(self) -> None:
-        """Steps 2 to 6, with the rows as they are now; meanwhile other rounds may be folded."""
-        partitions = list(filter(_is_ahead, self.partitions))
-        rows = self._changed_rows()
+    def _ahead(self) -> dict[int, LearnerPartition]:
+        """Partitions that have something to publish, by number."""
+        return {partition.number: partition for partition in self.partitions if _is_ahead(partition)}
+
+    async def publish(self, partitions: Sequence[LearnerPartition] | None = None) -> None:
+        """Steps 2 to 6, with the rows as they are now; meanwhile other rounds may be folded.
+
+        Args:
+            partitions: of which; None = all that have something to publish.
+        """
+        if partitions is None:
+            partitions = [*self._ahead().values()]
+        rows = self._changed_rows({partition.number: partition.epoch for partition in partitions})
         publications = [
-            _Publication.of(partition, *rows.get(partition.number, ([], []))) for partition in partitions
+            Publication.of(partition, *rows.get(partition.number, ([], []))) for partition in partitions
         ]
         # 2. write
         await self.around.disk.run([publication.write for publication in publications])
@@ -138,93 +148,17 @@ class LearnerRounds(Rounds[LearnerPartition]):
             publication.remember(ends[publication.partition.number][-1] + 1 if is_sure else None)
         failpoint("learner-marked")
 
-    def _changed_rows(self) -> dict[int, tuple[list[str], list[bytes]]]:
-        """Names and rows of the items that changed since the last publication, by partition."""
+    def _changed_rows(self, epoch_of: dict[int, int]) -> dict[int, tuple[list[str], list[bytes]]]:
+        """Names and rows of the items of some partitions that changed since these were last published."""
         changed, self._changed = self._changed, []
         rows: dict[int, tuple[list[str], list[bytes]]] = {}
         for shared in dict.fromkeys(shared for shared, _ in changed):
-            items = np.concatenate([items for other, items in changed if other is shared])
-            rows |= _rows_of(shared, items, {partition.number: partition.epoch for partition in self.partitions})
+            items = changed_now(shared, np.concatenate([items for other, items in changed if other is shared]))
+            now = np.isin(shared.partition[items], [*epoch_of])
+            rows |= rows_of(shared, items[now], epoch_of)
+            if not now.all():
+                self._changed.append((shared, items[~now]))
         return rows
-
-
-def _rows_of(
-    shared: SharedSums, items: Int32, epoch_of: dict[int, int]
-) -> dict[int, tuple[list[str], list[bytes]]]:
-    items = _current(shared, items)
-    if not len(items):
-        return {}
-    items = items[np.argsort(shared.partition[items], kind="stable")]
-    numbers, starts = np.unique(shared.partition[items], return_index=True)
-    epochs = np.repeat([epoch_of[number] for number in numbers.tolist()], np.diff(starts, append=len(items)))
-    rows = encode_rows(shared.graph, shared.sums, shared.row_position, items, epochs)
-    names = [shared.graph.item_ids[item] for item in items.tolist()]
-    rows = shared.behind(names, rows)
-    ends = [*starts[1:].tolist(), len(items)]
-    places = zip(numbers.tolist(), starts.tolist(), ends, strict=True)
-    return {number: (names[start:end], rows[start:end]) for number, start, end in places}
-
-
-def _current(shared: SharedSums, items: Int32) -> Int32:
-    """Numbers of the same items as of now, each once, ascending; without those whose partition has left."""
-    items, graph = np.unique(items), shared.graph
-    if graph.edits is not None and not graph.edits.live[items].all():
-        items = np.unique(graph.lookup([graph.item_ids[item] for item in items.tolist()], retired=True))
-    return items[np.isin(shared.partition[items], [*shared.holders])]
-
-
-@dataclass(frozen=True, eq=False)
-class _Publication:
-    """What is written and published of a partition; the partition may be folded further meanwhile.
-
-    Attributes:
-        partition: it.
-        position: of the ledger, that it includes.
-        switched_at: the last switch of graphs that it includes.
-        gone: items of which it takes the rows out.
-        batch: for the store.
-        pairs: for the parameters topic, in this order.
-    """
-
-    partition: LearnerPartition
-    position: int
-    switched_at: int
-    gone: list[str]
-    batch: Batch
-    pairs: list[Pair]
-
-    @classmethod
-    def of(cls, partition: LearnerPartition, names: list[str], rows: list[bytes]) -> "_Publication":
-        """A publication of some rows as they are now."""
-        batch = partition.batch(names, rows)
-        gone = sorted(partition.gone)
-        mark = partition.head.mark.SerializeToString()
-        first: list[Pair] = []
-        if partition.announced_at < partition.switched_at:
-            # Whoever reads on from here knows that these rows are of another graph, before the mark comes.
-            first = [(fence_key(partition.epoch), mark)]
-        tombstones: list[Pair] = [(name.encode(), None) for name in gone]
-        keys = [name.encode() for name in names]
-        pairs = [*first, *zip(keys, rows, strict=True), *tombstones, (MARK_KEY, mark)]
-        return cls(partition, partition.learner.position, partition.switched_at, gone, batch, pairs)
-
-    def write(self) -> None:
-        """Step 2; from any thread."""
-        self.partition.store.write(self.batch)
-        failpoint("learner-one-written")
-
-    def remember(self, parameters_end: int | None) -> None:
-        """Step 5.
-
-        Args:
-            parameters_end: of what the owner has read or written of the parameters topic; None = not known.
-        """
-        partition = self.partition
-        if parameters_end is not None:
-            partition.head.parameters_end = parameters_end
-        partition.head.published_position = self.position
-        partition.announced_at = self.switched_at
-        partition.told(self.gone)
 
 
 def _is_ahead(partition: LearnerPartition) -> bool:

@@ -35,7 +35,7 @@ class WorkerSettings:
         heartbeat_interval_ms: at most a third of it.
         rebalance_timeout_ms: how long others may take to join a rebalance.
         request_timeout_ms: how long the broker may take to answer.
-        publish_interval_ms: shortest time between two publications of rows; once a second while more than
+        publish_interval_ms: shortest time between two publications of a partition's rows; a second while more than
             `max_batch_bytes` of the ledger waits.
         round_interval_ms: shortest time between the beginnings of two rounds while less than `max_batch_bytes`
             waits.
