@@ -168,6 +168,11 @@ class Report:
         return not self.differences
 
 
+def missing_topic(topic: str) -> str:
+    """What is said of a topic that the broker does not show; it does not tell why."""
+    return f"the topic {topic} does not exist, or may not be seen by us: run `freshet init-topics`"
+
+
 def plan_topics(settings: TopicSettings) -> list[TopicSpec]:
     """The declared topics, sources before what is derived from them, dead letters last."""
     names = settings.names

@@ -98,7 +98,7 @@ def on_topics(
     from streams.artifact_dir import NoArtifact
     from streams.kafka.handshake import check_brokers
     from streams.outcome_codec import LedgerError
-    from streams.topics import TopicNames
+    from streams.topics import TopicNames, TopicsError
 
     try:
         settings = load_settings(config)
@@ -121,7 +121,7 @@ def on_topics(
         )
     except NoArtifact as error:
         fail(f"--graph: {error}", code=BAD_INPUT)
-    except ConnectionError as error:
+    except (ConnectionError, TopicsError) as error:
         fail(str(error), code=NOT_RUNNING)
     except LedgerError as error:
         fail(f"{names.outcomes}: {error}", code=NOT_RUNNING)

@@ -11,7 +11,7 @@ from typing import Any
 
 from streams.kafka.dead_letters import INDEX, OFFSET, PARTITION, REASON, TOPIC
 from streams.kafka.security import PLAINTEXT, KafkaSecurity
-from streams.topics import TopicNames
+from streams.topics import TopicNames, missing_topic
 
 _POLL_MS = 500
 _ANSWER_MS = 10_000
@@ -129,7 +129,7 @@ def _letters(consumer: Any, topic: str, timeout_s: float) -> Any:
 
     numbers = consumer.partitions_for_topic(topic)
     if not numbers:
-        raise ValueError(f"the topic {topic} does not exist: run `freshet init-topics`")
+        raise ValueError(missing_topic(topic))
     tps = [TopicPartition(topic, number) for number in sorted(numbers)]
     consumer.assign(tps)
     ends = consumer.end_offsets(tps, timeout_ms=_ANSWER_MS)

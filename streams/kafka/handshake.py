@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from aiokafka import errors
 from aiokafka.conn import AIOKafkaConnection
+from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from streams.kafka.security import KafkaSecurity
@@ -25,6 +26,7 @@ _CLIENT = "freshet-check"
 # KIP-511: ApiVersions is key 18, and version 0 is answered by every broker, before any log-in.
 _QUESTION = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 _LONGEST_ANSWER = 1 << 16
+_OF_A_GROUP = 0
 _OF_A_HOST = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
@@ -36,13 +38,16 @@ class Refusal(ConnectionError):
     """A broker answers, but does not take this connection: a setting is wrong, here or there."""
 
 
-def check_brokers(bootstrap: str, security: KafkaSecurity, *, timeout_s: float = TIMEOUT_S) -> None:
+def check_brokers(
+    bootstrap: str, security: KafkaSecurity, *, timeout_s: float = TIMEOUT_S, group: str = ""
+) -> None:
     """Connect to the brokers one after another, until one takes it.
 
     Args:
         bootstrap: host:port, several separated by commas.
         security: what connections are made with.
         timeout_s: how long each step at each address may take.
+        group: consumer group that must be open to us, too; empty = none.
 
     Raises:
         Refusal: none takes it, and one says why.
@@ -54,7 +59,7 @@ def check_brokers(bootstrap: str, security: KafkaSecurity, *, timeout_s: float =
     for host, port in [broker_address(part) for part in bootstrap.split(",")]:
         try:
             _greet(host, port, security, timeout_s)
-            asyncio.run(_use(host, port, security, timeout_s))
+            asyncio.run(_use(host, port, security, timeout_s, group))
         except (Refusal, Unreachable) as error:
             failures.append(error)
         else:
@@ -166,9 +171,10 @@ def _read(connection: socket.socket, count: int) -> bytes:
     return read
 
 
-async def _use(host: str, port: int, security: KafkaSecurity, timeout_s: float) -> None:
-    """Log in, if asked for, and ask what only those are told who are let in."""
-    where, user = f"the broker at {host}:{port}", f"{security.username!r} by {security.mechanism}"
+async def _use(host: str, port: int, security: KafkaSecurity, timeout_s: float, group: str) -> None:
+    """Log in, if asked for, and ask what only those are told who are let in, to the group as well."""
+    where = f"the broker at {host}:{port}"
+    user = f"{security.username!r} by {security.mechanism}" if security.logs_in else "who does not log in"
     try:
         connection = AIOKafkaConnection(
             host, port, client_id=_CLIENT, request_timeout_ms=round(timeout_s * 1e3), **security.keywords()
@@ -177,9 +183,18 @@ async def _use(host: str, port: int, security: KafkaSecurity, timeout_s: float) 
             async with asyncio.timeout(timeout_s):
                 await connection.connect()
                 await connection.send(MetadataRequest([], allow_auto_topic_creation=False))
+                if group:
+                    found = await connection.send(FindCoordinatorRequest(group, _OF_A_GROUP))
+                    if errors.for_code(found.error_code) is errors.GroupAuthorizationFailedError:
+                        raise Refusal(
+                            f"{where} does not let {user} into the consumer group {group!r}: expected the right to "
+                            "Read it"
+                        )
         finally:
             # Its transport must not outlive the event loop; where nobody answers this is bounded.
             await asyncio.wait([connection.close()], timeout=_CLOSING_S)
+    except Refusal:
+        raise
     except errors.UnsupportedSaslMechanismError:
         raise Refusal(f"kafka.sasl_mechanism: {where} does not take {security.mechanism}") from None
     except errors.IllegalSaslStateError:

@@ -26,7 +26,7 @@ from streams.kafka.log_reader import LogReader, open_reader
 from streams.kafka.security import PLAINTEXT, KafkaSecurity
 from streams.kafka.source_codec import click_decoder, impression_decoder
 from streams.kafka.stretch import Stretch
-from streams.topics import TopicNames
+from streams.topics import TopicNames, TopicsError, missing_topic
 from streams.verify import Check, Verification, conservation
 
 _CLIENT = "freshet-verify"
@@ -81,7 +81,7 @@ async def fold_sources(
     result = SourceFold(Learner.empty(graph, backend))
     readers = [open_reader(bootstrap, client_id=_CLIENT, security=security) for _ in range(2)]
     async with readers[0] as shown, readers[1] as clicked:
-        for number in range(await shown.partitions(names.impressions)):
+        for number in range(await _partitions(shown, names.impressions)):
             tps = (TP(names.impressions, number), TP(names.clicks, number))
             bounds = await shown.bounds(tps)
             ends = {tp: bounds[tp][1] if until is None else until.get(tp, bounds[tp][0]) for tp in tps}
@@ -115,9 +115,11 @@ async def verify_topics(
 
     Raises:
         NoArtifact: it does not have one of them.
+        TopicsError: a topic does not exist.
     """
     async with open_reader(bootstrap, client_id=_CLIENT, security=security) as reader:
-        shelves = [GraphShelf(artifacts, await reader.partitions(names.outcomes), backend, graph) for _ in "rl"]
+        counts = [await _partitions(reader, topic) for topic in (names.outcomes, names.parameters)]
+        shelves = [GraphShelf(artifacts, counts[0], backend, graph) for _ in "rl"]
         # Rows first, ledger next, sources last: each is then at least as far as what is compared with it.
         bounds = await bounds_of(reader, names.parameters)
         marks = await read_marks(reader, bounds)
@@ -150,6 +152,18 @@ async def verify_topics(
         ledger_records=ledger.records,
         counts=sources.tally.as_dict() | {"clicks_waiting": sources.waiting, "refused": sources.refused},
     )
+
+
+async def _partitions(reader: LogReader, topic: str) -> int:
+    """Number of partitions of a topic.
+
+    Raises:
+        TopicsError: there is none.
+    """
+    count = await reader.partitions(topic)
+    if not count:
+        raise TopicsError(missing_topic(topic))
+    return count
 
 
 async def _fold_partition(

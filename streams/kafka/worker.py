@@ -39,6 +39,7 @@ from streams.kafka.side_threads import SideThreads, disk_threads
 from streams.kafka.takeover import take_over
 from streams.kafka.transport import SCHEME, ChunkConsumer, TransportOptions
 from streams.kafka.worker_settings import WorkerSettings
+from streams.topics import missing_topic
 
 EXIT_FAILED = 70
 _WATCH_S = 1.0
@@ -103,7 +104,7 @@ class Worker:
         graph = (newest and newest.first()) or load_graph(settings.graph)
         self._lock = lock_folder(settings.data_dir)
         copies = settings.graph_dir or keep_copy(settings.graph, settings.data_dir)
-        await asyncio.to_thread(check_brokers, settings.bootstrap, settings.security)
+        await asyncio.to_thread(check_brokers, settings.bootstrap, settings.security, group=settings.group_id)
         senders = [
             Sender(
                 settings.bootstrap,
@@ -225,7 +226,7 @@ class Worker:
         names = self._names
         for topic, count in counts.items():
             if not count:
-                raise WorkerError(f"the topic {topic} does not exist: run `freshet init-topics`")
+                raise WorkerError(missing_topic(topic))
         for one, other in ((names.impressions, names.clicks), (names.outcomes, names.parameters)):
             if counts[one] != counts[other]:
                 raise WorkerError(

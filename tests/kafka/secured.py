@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kafka import KafkaAdminClient
-from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourceType,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 from kafka_broker import LocalBroker, free_port
 
 from streams.kafka.security import KafkaSecurity
@@ -70,6 +79,8 @@ def secured_broker(folder: Path) -> Iterator[Secured]:
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
     plain = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
     settings = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(stores["broker"]),
         "ssl.truststore.type": "PEM",
@@ -96,8 +107,25 @@ def secured_broker(folder: Path) -> Iterator[Secured]:
         broker.kill9()
 
 
+# What docs/kafka.md says that the user needs, and nothing else.
+RIGHTS = {
+    (ResourceType.TOPIC, "freshet.", ACLResourcePatternType.PREFIXED): (
+        "READ",
+        "WRITE",
+        "CREATE",
+        "DESCRIBE_CONFIGS",
+    ),
+    (ResourceType.GROUP, "freshet.worker", ACLResourcePatternType.LITERAL): ("READ",),
+}
+
+
 def make_users(secured: Secured) -> None:
-    """Have the broker know its user; by way of the listener that is open to all."""
+    """Have the broker know its user and the user's rights; by way of the listener that is open to all."""
+    rights = [
+        ACL(f"User:{USER}", "*", ACLOperation[operation], ACLPermissionType.ALLOW, ResourcePattern(*resource))
+        for resource, operations in RIGHTS.items()
+        for operation in operations
+    ]
     user = [
         UserScramCredentialUpsertion(USER, mechanism, PASSWORD)
         for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512)
@@ -105,3 +133,4 @@ def make_users(secured: Secured) -> None:
     with KafkaAdminClient(bootstrap_servers=secured.broker.bootstrap) as admin:
         for one in user:
             assert admin.alter_user_scram_credentials([one]) == {USER: None}
+        assert not admin.create_acls(rights)["failed"]
