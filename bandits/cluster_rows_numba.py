@@ -31,17 +31,30 @@ class ClusterRows:
 
     Args:
         graph: edited or not; of more than `MOST_EDGES` edges nothing is copied.
+        rows: memory of zeros for them, of the shape of `rows` below; None = of our own.
+        beside: rows of the same edges that are all there, whose table of places these share; None = of our own.
 
     Attributes:
         rows: float32 of shape (n_edges + TOGETHER, 3), a, d and b in natural units, in the order of `cluster_edge`;
             the last ones are no edge's, so that whole vectors may be read. Empty before any has been copied.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, rows: Float32 | None = None, beside: "ClusterRows | None" = None) -> None:
         self._edges = graph.cluster_edge
+        self._given = rows
         self.rows: Float32 = np.empty((0, 3), np.float32)
         self._place: Int32 = np.empty(0, np.int32)  # of a row, by edge, from 1 on; 0 = not copied
         self._cleared = self._copied = 0
+        if beside is not None and rows is not None:
+            # A row that is not copied yet may be written to by this table: it will be written over.
+            self.rows, self._place, self._cleared = rows, beside._place, len(beside._place)
+
+    @classmethod
+    def over(cls, graph: Graph, rows: Float32) -> "ClusterRows":
+        """Rows that are all there, and that somebody else keeps in step: only to be read."""
+        held = cls(graph)
+        held.rows, held._copied = rows, len(graph.cluster_edge)
+        return held
 
     @property
     def ready(self) -> bool:
@@ -58,7 +71,8 @@ class ClusterRows:
         edges = len(self._edges)
         if not len(self.rows) and edges <= MOST_EDGES:
             # Memory that nobody has written to costs nothing yet.
-            self.rows, self._place = np.zeros((edges + TOGETHER, 3), np.float32), np.empty(edges, np.int32)
+            own = np.zeros((edges + TOGETHER, 3), np.float32) if self._given is None else self._given
+            self.rows, self._place = own, np.empty(edges, np.int32)
         if self._cleared < len(self._place):
             # Places are written all over it, and a page that is written to for the first time costs its size.
             end = self._cleared + _CLEARED * at_most

@@ -19,8 +19,8 @@ from bandits.numba_serving_rows import HEAD, LINE, MOST_EDGES, SUMS, first_sums,
 from bandits.sums import Int32, Int64, Sums
 
 MOST_CLUSTERS = 1 << 16  # of a graph: a row names them in 16 bits
-_MOST_LINES = 1 << 31
-_READ_BEYOND = 4  # lines behind the last row
+MOST_LINES = 1 << 31  # of all rows
+READ_BEYOND = 4  # lines behind the last row
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +34,18 @@ class ServingRows:
 
     row_at: Int32
     lines: npt.NDArray[np.uint8]
-    _room: tuple[Growing, Growing]
+    _room: tuple[Growing, Growing] | None = None
+
+    @classmethod
+    def over(cls, row_at: Int32, lines: npt.NDArray[np.uint8]) -> "ServingRows":
+        """Rows in memory that somebody else provides for, edits included: they cannot be `extended`."""
+        return cls(row_at, lines)
 
     @classmethod
     def of(cls, graph: Graph, sums: Sums) -> "ServingRows | None":
         """Rows of these sums; None where a graph has more clusters, or more rows, than they can number."""
         starts, end = row_starts(graph.item_ptr)
-        if graph.n_clusters > MOST_CLUSTERS or end >= _MOST_LINES:
+        if graph.n_clusters > MOST_CLUSTERS or end >= MOST_LINES:
             return None
         at_room, row_at = Growing.zeros(len(starts), (), np.int32)
         room, lines = Growing.zeros(end, (LINE,), np.uint8)
@@ -70,10 +75,12 @@ class ServingRows:
 
     def fits(self, graph: Graph) -> bool:
         """Whether `extended` works in place."""
+        if self._room is None:
+            return False
         starts, end = self._added(graph)
         at_room, room = self._room
         added = end - len(self.lines)
-        return at_room.fits(len(self.row_at), len(starts)) and room.fits(len(self.lines), added + _READ_BEYOND)
+        return at_room.fits(len(self.row_at), len(starts)) and room.fits(len(self.lines), added + READ_BEYOND)
 
     def extended(self, graph: Graph, sums: Sums, *, in_place: bool) -> "ServingRows | None":
         """Rows of a graph that is an edit of this one's; None where it has more than they can number.
@@ -84,7 +91,7 @@ class ServingRows:
             in_place: share the memory of these rows; only if it `fits`.
         """
         starts, end = self._added(graph)
-        if end >= _MOST_LINES:
+        if end >= MOST_LINES or self._room is None:
             return None
         at_room, row_at = self._room[0].extended(len(self.row_at), starts.astype(np.int32), in_place=in_place)
         blank = np.zeros((end - len(self.lines), LINE), np.uint8)

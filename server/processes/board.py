@@ -23,6 +23,7 @@ _SHOWN = _SPENDING + SPENDING_WORDS * MAX_READERS
 SHOWN_WORDS = _LINE + (1 << 15)  # likewise, see `server.processes.shared_showings`
 _BYTES = 8 * (_SHOWN + SHOWN_WORDS * MAX_READERS)  # what nobody has written to costs nothing
 _BEATEN_AT_NS, _LEDGER_END, _FROZEN = range(3)
+_WISH = 1  # behind the word that pins
 # Odd while the floats behind it are written.
 _FITTED = _LINE
 _NUMBER_BITS, _EPOCH_BITS = 19, 44
@@ -89,6 +90,14 @@ class Board:
         if not pin or self._passed.get(at) == pin:
             return False
         return _pinned(number, 0) <= pin <= _pinned(number, epoch)
+
+    def wish(self, reader: int, number: int) -> None:
+        """A reader would read rows by cluster of a segment, if there were any."""
+        self._words[_FIRST + _LINE * reader + _WISH] = number
+
+    def wished(self, number: int) -> bool:
+        """Whether any reader would."""
+        return number in self._words[_FIRST + _WISH : _SPENDING : _LINE]
 
     def spending(self, reader: int) -> "memoryview[int]":
         """Words in which a reader counts what surfaces spend, `SPENDING_WORDS` of them."""

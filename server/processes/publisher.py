@@ -6,14 +6,17 @@ each, so one that sleeps or has died holds up nothing; such a reader finds out a
 """
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bandits.graph import Graph
 from bandits.policy_settings import PolicySettings
-from bandits.sums import Int64, N, S
+from bandits.sums import Int32, Int64, N, S
 from server.processes.board import Board
 from server.processes.segment import (
     BEGUN,
@@ -30,7 +33,11 @@ from server.processes.shared_graph import Full, append_log, sizes_of, write_edit
 from server.served_changes import served
 from streams.change import Change
 
+if TYPE_CHECKING:
+    from server.processes.shared_rows import RowsWriter
+
 LONGEST_WAIT_S = 0.02
+COPYING_S = 0.1  # of rows by cluster, in a row
 _LOOK_S = 0.000_1
 _NOTHING: Int64 = np.empty(0, np.int64)
 
@@ -66,9 +73,8 @@ class Publisher:
         self._compiled = compiled
         self._next_number = first_number
         self._on_segment = on_segment
-        # What the last epoch changed and the other side does not have.
-        self._missing_edges: npt.NDArray[np.integer] = _NOTHING
-        self._missing_items: npt.NDArray[np.integer] = _NOTHING
+        self._missing: _Rows | None = None  # what the last epoch changed, and the other side does not have
+        self._rows: RowsWriter | None = None  # of the segment
 
     def apply(self, change: Change) -> None:
         """Publish a change. Called by one thread at a time.
@@ -115,11 +121,13 @@ class Publisher:
             words = segment.side(side)
             words[POSITION], words[LOG_BYTES], words[HAS_IN_FLIGHT] = position, log_bytes, in_flight is not None
             words[TOTAL_N], words[TOTAL_S] = int(total[N]), int(total[S])
+        rows = self._rows_of(segment, graph)
         segment.words[BEGUN] = 1
         fence()
         segment.words[DONE] = 1
         with self.lock:
-            self._missing_edges = self._missing_items = _NOTHING
+            self._rows = rows
+            self._missing = None
             self.published = graph, segment
         self._on_segment(segment)
 
@@ -129,9 +137,14 @@ class Publisher:
             segment.arrays["closed"][:] = before.arrays["closed"]
 
     def _edit(self, old: Graph, segment: Segment, change: Change, in_flight: Int64 | None) -> None:
+        rows = self._rows
+        if rows is not None and not rows.fits(old, change.graph):
+            raise Full
         at = segment.side(segment.words[DONE])[LOG_BYTES]
         log_bytes = append_log(segment, write_edit(segment, old, change.graph), at)
         before = old.lookup(change.graph.item_ids[old.n_items :], retired=True)
+        if rows is not None:
+            rows.place(change.graph, items=old.n_items)
         edges = np.arange(old.n_edges, change.graph.n_edges)
         self._write(segment, change, in_flight, edges=edges, moved=before[before >= 0], log_bytes=log_bytes)
         self.published = change.graph, segment
@@ -180,22 +193,77 @@ class Publisher:
             self._board.wait_for_readers(segment.number, epoch - 1, longest_s=LONGEST_WAIT_S, look_s=_LOOK_S)
             # 2. What it missed.
             flies = bool(last[HAS_IN_FLIGHT]) or in_flight is not None
-            names = ("edge", "in_flight") if flies else ("edge",)
-            for name in names:
-                arrays[f"{name}{ours}"][self._missing_edges] = arrays[f"{name}{epoch & 1}"][self._missing_edges]
-            arrays[f"item{ours}"][self._missing_items] = before[self._missing_items]
+            missing, rows = self._missing, _Rows.of(change, edges, in_flight)
+            if missing is not None:
+                self._put(segment, ours, missing)
             # 3. The change.
             total = change.item_rows.sum(axis=0) - before[moved].sum(axis=0)
             if log_bytes is None:
                 total -= before[change.items].sum(axis=0)
-            arrays[f"edge{ours}"][edges] = change.edge_rows
-            arrays[f"item{ours}"][change.items] = change.item_rows
-            if in_flight is not None:
-                arrays[f"in_flight{ours}"][edges] = in_flight
+            self._put(segment, ours, rows)
+            if self._rows is not None:
+                for changed in (missing, rows):
+                    if changed is not None:
+                        self._rows.follow(ours, change.graph, changed.items)
             words[POSITION], words[HAS_IN_FLIGHT] = change.position, flies
             words[LOG_BYTES] = last[LOG_BYTES] if log_bytes is None else log_bytes
             words[TOTAL_N], words[TOTAL_S] = last[TOTAL_N] + int(total[N]), last[TOTAL_S] + int(total[S])
             # 4. Readers may go there.
             fence()
             segment.words[DONE] = epoch + 1
-            self._missing_edges, self._missing_items = edges, change.items
+            self._missing = rows
+
+    def _put(self, segment: Segment, side: int, rows: "_Rows") -> None:
+        """Write rows of sums to a side."""
+        arrays = segment.arrays
+        edge, item = arrays[f"edge{side}"], arrays[f"item{side}"]
+        if self._rows is None:
+            edge[rows.edges] = rows.edge_rows
+            item[rows.items] = rows.item_rows
+        else:
+            from bandits.numba_copy import copy_rows
+
+            self._rows.before(side, rows.items, rows.edge_rows)
+            copy_rows(arrays["item_ptr"], edge, item, rows.items, rows.edge_rows, rows.item_rows)
+        if rows.in_flight is not None:
+            arrays[f"in_flight{side}"][rows.edges] = rows.in_flight
+
+    # --- rows ---------------------------------------------------------------------------------------------------
+
+    def _rows_of(self, segment: Segment, graph: Graph) -> "RowsWriter | None":
+        if not self._compiled:
+            return None
+        from server.processes.shared_rows import RowsWriter
+
+        return RowsWriter(segment, graph)
+
+    def copy_wished(self, *, longest_s: float = COPYING_S) -> bool:
+        """Copy rows by cluster for so long, if a process wants them; True if there are no more to be copied."""
+        deadline_s = time.monotonic() + longest_s
+        while not (done := self.copy_some_wished()) and time.monotonic() < deadline_s:
+            pass
+        return done
+
+    def copy_some_wished(self) -> bool:
+        """Copy one piece of them, while which nothing is written; as `copy_wished`."""
+        with self.lock:
+            published = self.published
+            if published is None or self._rows is None or not self._board.wished(published[1].number):
+                return True
+            return self._rows.copy_more()
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows of a change, of contiguous columns, which nobody writes to any more."""
+
+    items: Int32
+    edges: Int64
+    edge_rows: Int64
+    item_rows: Int64
+    in_flight: Int64 | None
+
+    @classmethod
+    def of(cls, change: Change, edges: Int64, in_flight: Int64 | None) -> "_Rows":
+        edge_rows, item_rows = np.ascontiguousarray(change.edge_rows), np.ascontiguousarray(change.item_rows)
+        return cls(np.ascontiguousarray(change.items, np.int32), edges, edge_rows, item_rows, in_flight)

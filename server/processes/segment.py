@@ -1,7 +1,7 @@
-"""Memory that processes share: the arrays of one graph, and its sums twice, of which one whole state is read.
+"""Memory that processes share: the arrays of one graph, its sums and rows twice, of which one whole state is read.
 
-One process writes, any number read. States are numbered by epochs, one more each. The sums of an epoch lie on the
-side `epoch % 2`, so the state that is read lies still while the next is written on the other side.
+One process writes, any number read. States are numbered by epochs, one more each. Sums and rows of an epoch lie on
+the side `epoch % 2`, so the state that is read lies still while the next is written on the other side.
 
 Invariants:
 - `DONE` is the epoch to be read; `BEGUN` is stored before anything of the next one is written. What was read of
@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-MAGIC = 0x46524553_48534547  # names the format; another layout takes another number
-DONE, BEGUN, NUMBER = 64, 72, 80  # words, each on a line of its own
+MAGIC = 0x46524553_48534548  # names the format; another layout takes another number
+DONE, BEGUN, NUMBER, ROWS_READY = 64, 72, 80, 88  # words, each on a line of its own
 _SIDE_WORDS = (128, 160)
 _HEADER_BYTES = 4_096
 _PAGE = 4_096
@@ -62,6 +62,8 @@ class Sizes:
         items, edges: room, those of the graph included.
         id_bytes: of the ids of the graph before any edit.
         slots: of the table that finds them; 0 = none.
+        lines: of rows by item, that room included; 0 = there are no such rows.
+        cluster_rows: rows by cluster; 0 likewise.
     """
 
     clusters: int
@@ -72,11 +74,17 @@ class Sizes:
     edges: int
     id_bytes: int
     slots: int
+    lines: int
+    cluster_rows: int
 
     @classmethod
-    def with_room(cls, *, items: int, edges: int, **others: int) -> "Sizes":
+    def with_room(cls, *, items: int, edges: int, lines: int, **others: int) -> "Sizes":
         """Sizes with room for edits; memory that nobody has written to costs nothing."""
-        return cls(items=items + max(_LEAST_ROOM, items // 2), edges=edges + max(_LEAST_ROOM, edges // 2), **others)
+
+        def roomy(count: int) -> int:
+            return count + max(_LEAST_ROOM, count // 2)
+
+        return cls(items=roomy(items), edges=roomy(edges), lines=roomy(lines) if lines else 0, **others)
 
     def arrays(self) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
         """Type and shape of each array, in the order in which they lie."""
@@ -86,6 +94,8 @@ class Sizes:
                 f"edge{side}": (np.int64, (self.edges, 3)),
                 f"item{side}": (np.int64, (self.items, 2)),
                 f"in_flight{side}": (np.int64, (self.edges,)),
+                f"lines{side}": (np.uint8, (self.lines, 64)),
+                f"cluster_rows{side}": (np.float32, (self.cluster_rows, 3)),
             }
         return {
             "centroids": (np.float32, (self.clusters, self.dim)),
@@ -100,6 +110,7 @@ class Sizes:
             "item_hashes": (np.uint64, (self.items, 2)),
             "published_ms": (np.int64, (self.items,)),
             "closed": (np.bool_, (self.clusters,)),
+            "row_at": (np.int32, (self.items if self.lines else 0,)),
             "log": (np.uint8, (_LOG_BYTES,)),
             **sided,
         }

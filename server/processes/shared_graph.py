@@ -31,10 +31,14 @@ def sizes_of(graph: Graph, *, compiled: bool) -> Sizes:
 
     Args:
         graph: the graph.
-        compiled: whether ids are found by compiled loops.
+        compiled: whether ids are found, and slates filled, by compiled loops.
     """
     base = base_of(graph)
-    slots = 1 << max(1, (2 * base.n_items).bit_length()) if compiled else 0
+    slots, rows = 0, {"lines": 0, "cluster_rows": 0}
+    if compiled:
+        from server.processes.shared_rows import room_of
+
+        slots, rows = 1 << max(1, (2 * base.n_items).bit_length()), room_of(graph, base)
     return Sizes.with_room(
         items=graph.n_items,
         edges=graph.n_edges,
@@ -44,6 +48,7 @@ def sizes_of(graph: Graph, *, compiled: bool) -> Sizes:
         base_edges=base.n_edges,
         id_bytes=sum(len(item_id.encode()) for item_id in base.item_ids),
         slots=slots,
+        **rows,
     )
 
 

@@ -20,6 +20,7 @@ from server.processes.segment import (
     HAS_IN_FLIGHT,
     LOG_BYTES,
     POSITION,
+    ROWS_READY,
     TOTAL_N,
     TOTAL_S,
     Segment,
@@ -30,6 +31,7 @@ from server.snapshot import Parameters, Snapshot, Torn
 from streams.change import Change
 
 if TYPE_CHECKING:
+    from bandits.shortlist_numba import ShortlistedSlates
     from bandits.slates_numba import CompiledSlates
 
 
@@ -41,6 +43,9 @@ class Reader(Protocol):
 
     def __exit__(self, *ended: Any) -> None:
         """Raises `Torn` if it was not whole until now."""
+
+    def wish(self) -> None:
+        """Ask for rows by cluster."""
 
 
 class PinnedReader:
@@ -86,6 +91,10 @@ class PinnedReader:
         if torn:
             raise Torn
 
+    def wish(self) -> None:
+        """Ask the writer for rows by cluster."""
+        self._board.wish(self._reader, self._number)
+
 
 class WriterReader:
     """Holds a state within the writer's process, whose writing waits meanwhile.
@@ -107,6 +116,9 @@ class WriterReader:
     def __exit__(self, *ended: Any) -> None:
         """Let it write."""
         self._lock.release()
+
+    def wish(self) -> None:
+        """Nothing: operators get no slates."""
 
 
 class SharedParameters(Parameters):
@@ -132,6 +144,7 @@ class SharedParameters(Parameters):
         self.closed = arrays["closed"]
         self._flights: list[Int64] = [arrays[f"in_flight{side}"][:edges] for side in (0, 1)]
         self._fillers: list[CompiledSlates | None] = [None, None]
+        self._shortlists: list[ShortlistedSlates | None] = [None, None]
         self._epoch = 0  # that is held
         self._sums = self._sides[0]
         _ = graph.lookup([]), graph.item_hashes  # made now, not by the first reader
@@ -172,9 +185,28 @@ class SharedParameters(Parameters):
         side = self._epoch & 1
         held = self._fillers[side]
         if held is None:
+            from bandits.serving_rows_numba import ServingRows
             from bandits.slates_numba import CompiledSlates
 
-            held = self._fillers[side] = CompiledSlates(self.graph, self._sums)
+            arrays, rows = self._segment.arrays, None
+            if self._segment.sizes.lines:
+                rows = ServingRows.over(arrays["row_at"][: self.graph.n_items], arrays[f"lines{side}"])
+            held = self._fillers[side] = CompiledSlates(self.graph, self._sums, rows)
+        return held
+
+    def _slates_around(self) -> "CompiledSlates | ShortlistedSlates":
+        """As of `Parameters`, for the side that is held; the writer copies the rows once it is asked to."""
+        side, slates = self._epoch & 1, self.compiled_slates()
+        if not self._segment.words[ROWS_READY]:
+            self._reader.wish()
+            return slates
+        held = self._shortlists[side]
+        if held is None:
+            from bandits.cluster_rows_numba import ClusterRows
+            from bandits.shortlist_numba import ShortlistedSlates
+
+            rows = ClusterRows.over(self.graph, self._segment.arrays[f"cluster_rows{side}"])
+            held = self._shortlists[side] = ShortlistedSlates(slates, rows)
         return held
 
     def prepare(self) -> None:

@@ -96,7 +96,7 @@ class WritingProcess:
             tell=lambda line: log.warning("gpu", reason=line),
         )
         serving = serving_backend(self._backend)
-        publisher = Publisher(
+        publisher = self._publisher = Publisher(
             board,
             policy=lambda: self._rules.current.slate.policy,
             compiled=serving.name == "numba",
@@ -228,6 +228,7 @@ class WritingProcess:
             if self._loop:
                 status = self._loop.status()
                 self._board.beat(ledger_end=status.ledger_end, frozen=status.frozen)
+                self._publisher.copy_wished()
             if self._stopping.wait(_BEAT_S):
                 return
 

@@ -1,4 +1,4 @@
-"""A writer in a process of its own, which changes all rows as fast as it can. Arguments: board, socket."""
+"""A writer in a process of its own, which changes all rows as fast as it can. Arguments: board, socket, backend."""
 
 import socket
 import sys
@@ -24,16 +24,18 @@ def rows_of_value(graph: Graph, value: int, *, full: bool = False, items: object
     return Change(graph, numbers, edge_rows, np.full((len(numbers), 2), value, np.int64), value, full)
 
 
-def main(board: Board, peer: socket.socket) -> None:
+def main(board: Board, peer: socket.socket, backend: str) -> None:
     def hand_over(segment: Segment) -> None:
         socket.send_fds(peer, [b"s"], [segment.fd])
 
-    publisher = Publisher(board, policy=PolicySettings, compiled=False, first_number=1, on_segment=hand_over)
+    compiled = backend == "numba"
+    publisher = Publisher(board, policy=PolicySettings, compiled=compiled, first_number=1, on_segment=hand_over)
     graph = small_graph(n_items=N_ITEMS)
     publisher.apply(rows_of_value(graph, 0, full=True))
     for value in range(1, 1_000_000):
         publisher.apply(rows_of_value(graph, value))
+        publisher.copy_some_wished()
 
 
 if __name__ == "__main__":
-    main(Board(int(sys.argv[1])), socket.socket(fileno=int(sys.argv[2])))
+    main(Board(int(sys.argv[1])), socket.socket(fileno=int(sys.argv[2])), sys.argv[3])

@@ -17,6 +17,7 @@ from bandits.context import Context
 from bandits.graph import Graph
 from bandits.graph_edit import GraphEdit, edges_of, edited
 from bandits.policy_settings import PolicySettings
+from bandits.shortlist_numba import compile_shortlist
 from bandits.sums import UNIT
 from server.processes.board import Board
 from server.processes.publisher import Publisher
@@ -24,14 +25,15 @@ from server.processes.reader_parts import FollowedRules, ReaderLoop
 from server.processes.segment import BEGUN, DONE, Segment
 from server.processes.shared_parameters import SharedSnapshot, WriterSnapshot
 from server.rules import RulesInForce
-from server.scoring import SlateRules
-from server.snapshot import Snapshot, Torn
+from server.scoring import SlateRules, fill_compiled
+from server.snapshot import Parameters, Snapshot, Torn
 from streams.change import Change
 from tests.server.processes.hammer import rows_of_value
 from tests.server.serving import N_CLUSTERS, small_graph
 
 EVERYWHERE = Context(np.arange(N_CLUSTERS, dtype=np.int32), np.full(N_CLUSTERS, 0.5))
 HAMMER_S = 1.0
+RULES = SlateRules(PolicySettings(), 1, 0.0, 1)
 
 
 class Pair:
@@ -252,13 +254,18 @@ def test_no_reader_sees_torn_rows_while_another_process_writes(backend: Any) -> 
     """A writer keeps all sums of all rows equal to the position, then is killed: readings agree throughout."""
     board = Board.make()
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "tests.server.processes.hammer", str(board.fd), str(theirs.fileno())]
+    command = [sys.executable, "-m", "tests.server.processes.hammer", str(board.fd), str(theirs.fileno()), backend]
     with subprocess.Popen(command, pass_fds=(board.fd, theirs.fileno())) as writer:
         try:
             ours.settimeout(30)
             fd = socket.recv_fds(ours, 1, 1)[1][0]
             snapshot = SharedSnapshot(choose_backend(backend), board, 0)
             snapshot.go_to(Segment.attach(fd))
+            parameters = snapshot.current
+            assert parameters is not None
+            if parameters.compiles:
+                compile_shortlist()  # or it is read from the cache, which takes a while too
+                filled_alike(parameters)
             positions, wrong = hammer(snapshot, HAMMER_S)
             writer.kill()
             writer.wait()
@@ -270,6 +277,25 @@ def test_no_reader_sees_torn_rows_while_another_process_writes(backend: Any) -> 
     assert wrong == still_wrong == []
     assert len(set(positions)) > 10
     assert len(set(more)) == 1
+
+
+def filled_alike(parameters: Parameters) -> bool:
+    """Whether slates of one state are the same from its rows and from its sums."""
+    items = np.arange(parameters.graph.n_items, dtype=np.int32)
+    asked: dict[str, Any] = {"mode": "ucb", "slate_size": 8, "seed": 1, "rules": RULES}
+    policy = RULES.compiled["ucb"]
+    try:
+        with parameters.lock:
+            told = parameters.fill_held(items, EVERYWHERE, **asked)
+            slates = parameters.compiled_slates()
+            made = fill_compiled(slates, items, EVERYWHERE, policy, slate_size=8, seed=1, redraws=1)
+            around = parameters._slates_around().fill_around(
+                EVERYWHERE, policy, slate_size=8, seed=1, draws=lambda _: 1
+            )
+    except Torn:
+        return True
+    same = np.array_equal(made.score, told.score) and np.array_equal(around[1][0], told.score)
+    return same and np.array_equal(made.chosen, told.chosen) and np.array_equal(around[0], told.chosen)
 
 
 def hammer(snapshot: SharedSnapshot, seconds: float) -> tuple[list[int], list[object]]:
@@ -291,6 +317,8 @@ def hammer(snapshot: SharedSnapshot, seconds: float) -> tuple[list[int], list[ob
             values = {*np.unique(sums.n).tolist(), *np.unique(np.rint(sums.a[edge] * UNIT)).tolist()}
             values |= {*np.unique(np.rint(sums.b[edge] * UNIT**2)).tolist()}
             positions.append(reading.position)
+            if parameters.compiles and not filled_alike(parameters):
+                wrong.append("slates")
             if values != {reading.position}:
                 wrong.append((values, reading.position))
 
