@@ -4,9 +4,8 @@ Numba compiles a function anew when its file changes, but does not see the files
 stands for all of these, taken from outside the function, becomes part of the key under which Numba finds it.
 """
 
+from hashlib import blake2b
 from types import CodeType, FunctionType, ModuleType
-
-from bandits.hashing import hash_strings
 
 
 def fingerprint(*modules: ModuleType) -> int:
@@ -23,10 +22,15 @@ def fingerprint(*modules: ModuleType) -> int:
                 parts.append(name + _text(function.__code__))
             elif isinstance(value, (int, float, tuple)):
                 parts.append(f"{name}={value!r}")
-    return int(hash_strings([";".join(parts)])[0, 0]) >> 1
+    return int.from_bytes(blake2b(";".join(parts).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def _text(code: CodeType) -> str:
     """Code without what differs from run to run."""
-    constants = [_text(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
-    return repr((code.co_code, constants, code.co_names, code.co_varnames))
+    return repr((code.co_code, [_constant(part) for part in code.co_consts], code.co_names, code.co_varnames))
+
+
+def _constant(part: object) -> str:
+    if isinstance(part, CodeType):
+        return _text(part)
+    return repr(sorted(map(repr, part)) if isinstance(part, frozenset) else part)

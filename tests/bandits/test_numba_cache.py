@@ -1,5 +1,8 @@
 """A compiled function is not found in the cache once anything that it calls has changed."""
 
+import os
+import subprocess
+import sys
 from types import ModuleType
 
 from numba import njit
@@ -30,6 +33,29 @@ def test_a_fingerprint_follows_code_and_constants() -> None:
     assert len(set(numbers)) == len(texts)
     assert numbers[0] == fingerprint(module(texts[0]))
     assert all(number >= 0 for number in numbers)
+
+
+def test_a_fingerprint_is_the_same_in_every_process() -> None:
+    """Sets, which each process keeps in an order of its own, do not send it to another place in the cache."""
+    script = (
+        "from types import ModuleType\n"
+        "from bandits.numba_cache import fingerprint\n"
+        "made = ModuleType('made')\n"
+        "exec(\"def f(x):\\n    return x in {'a', 'b', 'c', 'd', 'e'}\", vars(made))\n"
+        "print(fingerprint(made))\n"
+    )
+    numbers = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(numbers) == 1
 
 
 def test_intrinsics_count() -> None:

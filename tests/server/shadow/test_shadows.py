@@ -83,7 +83,8 @@ def test_the_share_is_chosen_by_the_id_alone() -> None:
     chosen = [first.shadows.chooses(one) for one in ids]
     assert chosen == [second.shadows.chooses(one) for one in ids]
     assert 0.23 < np.mean(chosen) < 0.27
-    assert not any(Shadowed(share=1e-12).shadows.chooses(one) for one in ids)
+    hardly = Shadowed(share=1e-12)
+    assert not any(hardly.shadows.chooses(one) for one in ids)
 
 
 def test_a_click_counts_once_and_for_its_own_slate_alone() -> None:
