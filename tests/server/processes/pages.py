@@ -1,5 +1,6 @@
 """The page of a server of several processes."""
 
+import json
 import urllib.request
 from typing import Any
 
@@ -25,3 +26,10 @@ def total(series: dict[Any, float], name: str, **labels: str) -> float:
     return sum(
         value for (sample, has), value in series.items() if sample == name and labels.items() <= dict(has).items()
     )
+
+
+def standings(server: Supervisor) -> list[dict[str, Any]]:
+    """What the console is told of shadow policies."""
+    with urllib.request.urlopen(f"http://{server.addresses.http}/status.json", timeout=PATIENCE_S) as page:
+        told: list[dict[str, Any]] = json.load(page)["shadows"]
+    return told

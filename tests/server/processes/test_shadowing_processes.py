@@ -1,10 +1,7 @@
 """Shadow policies of several processes stand as those of one would: one account of slates and clicks."""
 
-import json
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +14,7 @@ from server.processes.supervisor import Supervisor
 from server.shadow.awaited import AwaitedRewards
 from server.shadow.pending import PendingSlate
 from tests.server.messages import click, clicks, score_request
-from tests.server.processes.pages import scraped, total
+from tests.server.processes.pages import scraped, standings, total
 from tests.server.processes.servers import (
     CHANNELS,
     PATIENCE_S,
@@ -128,13 +125,6 @@ def shown_and_clicked(callers: Callers, prefix: str) -> None:
         if at % 2 == 0:
             clicked = clicks(click(request_id, reply.items[0].item_id))
             patiently(callers.feedback[at - 3].LogClicks, clicked)
-
-
-def standings(server: Supervisor) -> list[dict[str, Any]]:
-    """What the console is told."""
-    with urllib.request.urlopen(f"http://{server.addresses.http}/status.json", timeout=PATIENCE_S) as page:
-        told: list[dict[str, Any]] = json.load(page)["shadows"]
-    return told
 
 
 def closed(server: Supervisor) -> float:
