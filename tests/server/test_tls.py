@@ -168,7 +168,11 @@ def test_commands_speak_tls(authority: Authority, tmp_path: Path) -> None:
         without = runner.invoke(freshet, [*users, *options[:2]])
         assert without.exit_code in (1, 3)  # as the users have given up within the second, or not
         item = app.loop.graph.item_ids[0] if app.loop and app.loop.graph else ""
-        slate = {"request_id": "r", "items": [{"item_id": item, "propensity": 1.0}]}
+        slate = {
+            "request_id": "r",
+            "occurred_at_ms": 1_700_000_000_000,
+            "items": [{"item_id": item, "propensity": 1.0}],
+        }
         context = {"context": {"cluster_ids": [0], "weights": [1.0]}}
         log.write_text(json.dumps(slate | context) + "\n")
         sent = runner.invoke(
