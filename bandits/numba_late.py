@@ -7,7 +7,7 @@ each is compiled once and cached on disk for its sources.
 from functools import cache
 from typing import Any
 
-from numba import carray, cfunc, types  # type: ignore[attr-defined]
+from numba import carray, cfunc, njit, types  # type: ignore[attr-defined]
 
 from bandits import (
     drawn_ranks,
@@ -45,6 +45,21 @@ _FILLING = (
     *(draws, policies),
 )
 _VIEW, _POLICY = len(VIEW), len(POLICY)
+
+
+def was_compiled() -> bool:
+    """Whether this was asked before on this machine, of the same sources: then what they make is on disk by now."""
+    asked = _asked(fingerprint(*_INTEGRATING, *_FILLING, *_PICKING))
+    asked()
+    return bool(asked.stats.cache_hits)
+
+
+def _asked(sources: int) -> Any:
+    @njit(cache=True)
+    def asked() -> int:
+        return sources
+
+    return asked
 
 
 @cache

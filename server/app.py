@@ -27,6 +27,7 @@ from server.assembly import (
     make_shadows,
 )
 from server.collectors import StateCollector
+from server.compile_beside import CompilingBeside
 from server.forgetting_watch import ForgettingWatch
 from server.graph_changes import GraphChanges
 from server.graph_watch import GraphWatch
@@ -110,6 +111,7 @@ class App:
         self._exploration: Exploration | None = None
         self._shadows: Shadows | None = None
         self._awaited: AwaitedRewards | None = None
+        self._beside: CompilingBeside | None = None
         self._click_topic: ClickTopic | None = None
         self._addresses: Addresses | None = None
         self._stopping = threading.Lock()  # taken once, by the one who stops
@@ -177,6 +179,8 @@ class App:
             listener.close()
         if self._watch:
             self._watch.stop()
+        if self._beside:
+            self._beside.stop()
         if self._click_topic:
             self._click_topic.stop()
         if self._shadows:
@@ -210,6 +214,8 @@ class App:
             clock_ms=self._clock_ms,
             log=self._log,
         )
+        # What learns is compiled while another process compiles what fills slates.
+        beside = self._beside = CompilingBeside(self._serving)
         self.loop.start()
         # 3. What stands around it.
         exploration, looks = self._make_exploration()
@@ -247,7 +253,7 @@ class App:
         self.metrics.registry.register(StateCollector(vitals.sample, gates=gates.all(), version=self.version))
         if isinstance(self.loop, LearnsElsewhere):
             self.metrics.registry.register(PartitionsCollector(self.loop.graph_partitions))
-        self._warm_up()
+        self._warm_up(beside)
         # 4. Callers: the health first, so that whoever gets through is told the truth.
         self._vitals = vitals
         vitals.start()
@@ -305,9 +311,10 @@ class App:
             self.metrics.registry.register(SlatesCollector(shadows.outcomes))
         return shadows
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, beside: CompilingBeside) -> None:
         """Score once, so that what is compiled or cached on first use is not paid for by the first caller."""
-        compile_what_answers(self._serving, exploration=self._exploration, rules=self._rules.current.slate)
+        rules = self._rules.current.slate
+        compile_what_answers(self._serving, beside=beside, exploration=self._exploration, rules=rules)
         parameters = self.snapshot.current
         if parameters is not None:
             self._rules.follow(parameters)

@@ -7,6 +7,7 @@ import numpy as np
 from bandits.backend import Backend
 from bandits.context import Context
 from bandits.drawn_propensity import compile_integrals
+from server.compile_beside import CompilingBeside
 from server.life_cycle import Exploration
 from server.limits import WARM_UP_CANDIDATES
 from server.scoring import SlateRules
@@ -15,14 +16,16 @@ from server.snapshot import Snapshot, Torn
 _SLATE = 10
 
 
-def compile_what_answers(backend: Backend, *, exploration: Exploration | None, rules: SlateRules) -> None:
-    """Compile it, or read it from the cache on disk, before any graph is known."""
+def compile_what_answers(
+    backend: Backend, *, beside: CompilingBeside, exploration: Exploration | None, rules: SlateRules
+) -> None:
+    """Compile it, or read it from the cache on disk, before any graph is known; `beside` was begun before."""
     if backend.name != "numba":
         compile_integrals()
         return
     from server.lane.warm_up import compile_calls
 
-    compile_calls(backend)
+    compile_calls(backend, beside)
     if exploration is not None:
         exploration.warm_up(rules)
 

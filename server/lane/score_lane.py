@@ -61,7 +61,7 @@ class _Answer:
     tail: npt.NDArray[np.uint8]
 
 
-class _Room(threading.local):
+class Room(threading.local):
     """Memory of one thread, used again for each call."""
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ class ScoreLane:
         self._default_mode = MODE_NUMBERS[default_mode]
         self._metrics = metrics
         self._shadows = shadows
-        self._room = _Room()
+        self._room = Room()
         self._answers: tuple[NamedRules | None, str, dict[int, _Answer]] = (None, "", {})
 
     def score(self, data: bytes) -> bytes | None:

@@ -26,6 +26,7 @@ from server.assembly import (
     make_shadows,
 )
 from server.collectors import StateCollector
+from server.compile_beside import CompilingBeside
 from server.health import FEEDBACK, RECOMMENDER, Health
 from server.life_cycle import Exploration
 from server.listener import Listener
@@ -107,7 +108,8 @@ class ServingProcess:
         self._listener: Listener | None = None
         collector = StateCollector(self._vitals.sample, gates=self._gates.all(), version=self._version)
         self._metrics.registry.register(collector)
-        compile_what_answers(self._backend, exploration=exploration, rules=self._rules.current.slate)
+        beside, slate = CompilingBeside(self._backend), self._rules.current.slate
+        compile_what_answers(self._backend, beside=beside, exploration=exploration, rules=slate)
         one = Snapshot(self._backend)
         one.apply(_one_item())
         self._warm_up(one)

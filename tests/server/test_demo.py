@@ -31,6 +31,7 @@ from freshet.v1 import (
     recommender_pb2_grpc,
 )
 from server.cli import freshet
+from server.compile_beside import CompilingBeside
 from server.demo.chart import PLAIN, Glyphs, bar, draw
 from server.demo.child import ServerFailed, ServerProcess
 from server.demo.scene import CLICK_MODELS, SLATE_SIZE, ClickModelName, Scene
@@ -316,7 +317,8 @@ def test_users_of_another_world_leave(served: Served) -> None:
 def test_a_full_disk_ends_the_server(served: Served, scene: Scene) -> None:
     """When nothing more can be written the process ends with 3 and says why; what was acknowledged is kept."""
     # Compiled code goes to files that are larger than those of the server may grow: they have to be there already.
-    compile_calls(choose_backend("numba"))
+    backend = choose_backend("numba")
+    compile_calls(backend, CompilingBeside(backend))
     process = served.start(largest_file_kib=256)
     callers = Callers(served.address, scene, patient=False)
     with callers.calling():
