@@ -1,4 +1,4 @@
-"""Several serving processes beside one, and publishing into shared memory: `python -m benchmarks.processes`.
+"""Several serving processes beside one: `python -m benchmarks.processes`.
 
 On a machine of few cores the callers take a large part of them: the CPU time of a call is what to compare there.
 """
@@ -14,31 +14,23 @@ import grpc
 import numpy as np
 
 from bandits.artifact import save_graph
-from bandits.backend import choose_backend
 from bandits.graph import Graph
-from bandits.graph_edit import edges_of
-from bandits.policy_settings import PolicySettings
 from benchmarks.events import small_catalogue
-from benchmarks.measure import ROUNDS, Result, interleaved, machine, ratios
+from benchmarks.measure import ROUNDS, Result, machine, ratios
 from freshet.v1 import recommender_pb2_grpc
 from freshet.v1.events_pb2 import MODE_UCB, ClusterWeights
 from freshet.v1.recommender_pb2 import ScoreRequest
 from server.demo.child import ServerProcess
-from server.processes.board import Board
-from server.processes.publisher import Publisher
-from server.snapshot import Snapshot
-from streams.change import Change
 
 CANDIDATES, SLATE = 100, 10
 _CALLERS = 8
-_CHANGED = 1_000  # items of a change
 
 
 def run(*, items: int, clusters: int, calls: int, rounds: int, processes: tuple[int, ...]) -> list[Result]:
-    """Calls a second and CPU time a call by number of processes, memory, and what a change costs to publish."""
+    """Calls a second and CPU time a call by number of processes, and memory."""
     rng = np.random.default_rng(6)
     graph = small_catalogue(items, clusters, 32, rng)
-    return _served(graph, rng, calls=calls, rounds=rounds, processes=processes) + _published(graph, rng, rounds)
+    return _served(graph, rng, calls=calls, rounds=rounds, processes=processes)
 
 
 def _served(
@@ -82,37 +74,6 @@ def _served(
             for server in servers.values():
                 server.stop()
     return results
-
-
-def _published(graph: Graph, rng: np.random.Generator, rounds: int) -> list[Result]:
-    """A change of some items taken over by a snapshot of one process, and by memory that processes share."""
-    alone = Snapshot(choose_backend("numpy"))
-    shared = Publisher(
-        Board.make(), policy=PolicySettings, compiled=False, first_number=1, on_segment=lambda segment: None
-    )
-    everything = np.arange(graph.n_items, dtype=np.int32)
-    for apply in (alone.apply, shared.apply):
-        apply(_change(graph, everything, full=True))
-    changes = [
-        _change(graph, np.sort(rng.choice(graph.n_items, _CHANGED, replace=False)).astype(np.int32))
-        for _ in range(50)
-    ]
-    times = interleaved(
-        {
-            "one process": lambda _: [alone.apply(change) for change in changes],
-            "shared memory": lambda _: [shared.apply(change) for change in changes],
-        },
-        rounds=rounds,
-    )
-    return [
-        Result.of(f"change of {_CHANGED:,} items, {name}", [s / len(changes) * 1e6 for s in seconds], "us")
-        for name, seconds in times.items()
-    ]
-
-
-def _change(graph: Graph, items: np.ndarray, *, full: bool = False) -> Change:  # type: ignore[type-arg]
-    edge_rows = np.full((len(edges_of(graph, items)), 3), 1 << 20, np.int64)
-    return Change(graph, items, edge_rows, np.full((len(items), 2), 1 << 10, np.int64), 1, full)
 
 
 def _request(graph: Graph, rng: np.random.Generator) -> ScoreRequest:
