@@ -24,8 +24,10 @@ $(VENV)/.stamp-dev: requirements-dev.lock $(VENV)/.stamp-run
 demo: $(VENV)/.stamp-run  ## the whole loop with simulated users, learning shown live
 	$(BIN)/freshet demo $(ARGS)
 
-# Tests of processes and brokers wait more than they compute, so two run at a time.
+# Tests of processes and brokers wait more than they compute, so two run at a time. What both would compile on a new
+# machine, each for itself, is compiled before.
 test: $(VENV)/.stamp-dev  ## the whole test suite
+	$(BIN)/python -m tests.compile_once
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: $(VENV)/.stamp-dev  ## lint, types, generated code

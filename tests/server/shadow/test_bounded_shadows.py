@@ -36,12 +36,12 @@ def test_a_shadow_that_is_as_served_weighs_one(mode):
 def test_weights_are_one_on_average():
     """Where the served policy can show all that the shadow would, nothing of the shadow's is missed."""
     shadow = ShadowPolicy("greedier", "exploit", slate={"explore_share": 0.1})
-    slates = [served("uniform", seed) for seed in range(1_500)]
+    slates = [served("uniform", seed) for seed in range(50)]
     # Uniform slates put those in the lane first, so only slots that both may fill are compared.
     mixed = [served("epsilon_greedy", seed) for seed in range(1_500)]
     means = np.mean([weights(shadow, "epsilon_greedy", slate) for slate in mixed], axis=0)
     assert means == pytest.approx(1.0, abs=0.1)
-    assert max(weights(shadow, "uniform", slate).max() for slate in slates[:50]) > 0
+    assert max(weights(shadow, "uniform", slate).max() for slate in slates) > 0
 
 
 def test_nobody_outside_the_lane_is_explored_by_a_shadow():
