@@ -11,7 +11,7 @@ changed right after its beginning would wait for both. So a turn is as many part
 from collections.abc import Sequence
 
 _SHARE = 2
-_TURN_S = 0.1
+_TURN_S = 0.2  # much shorter ones wait for disk and broker rather than for rows
 _LONGEST_REST_S = 1.0
 
 

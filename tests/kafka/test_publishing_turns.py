@@ -41,7 +41,7 @@ def test_publishing_takes_no_more_than_its_part_and_leaves_no_partition_behind(t
 
 def test_rows_that_take_long_go_out_by_few_partitions_at_a_time():
     """A turn is about as long whatever a partition takes; quick ones go out all at once."""
-    for took_s, count in ((0.001, 8), (0.03, 3), (0.2, 1)):
+    for took_s, count in ((0.001, 8), (0.06, 3), (0.4, 1)):
         assert len(published(random.Random(1), 10, took_s=took_s)[-1][2]) == count
 
 
