@@ -47,11 +47,13 @@ for number in range(3):
     loop.offer_impressions(events_pb2.ImpressionBatch(impressions=[shown])).result(60)
     clicked = events_pb2.Click(request_id=f"r{number}", item_id="a")
     loop.offer_clicks(events_pb2.ClickBatch(clicks=[clicked])).result(60)
-until = time.monotonic() + (30 if rule.resolution == "at_close" else 0)
-while (status := loop.status()).pending_impressions and time.monotonic() < until:
+# Six items were shown, and three clicked; or six impressions were opened, and are closed after their window.
+expected, until = (12 if rule.resolution == "at_close" else 9), time.monotonic() + 60
+while (status := loop.status()).counts["facts_applied"] < expected and time.monotonic() < until:
     time.sleep(0.05)
 loop.stop(grace_s=10)
-print(json.dumps({"before": before, "late": asked[before:], "joined": status.counts["clicks_joined"]}))
+told = {"before": before, "late": asked[before:], "joined": status.counts["clicks_joined"]}
+print(json.dumps(told | {"missing": expected - status.counts["facts_applied"]}))
 """
 
 
@@ -67,4 +69,5 @@ def test_the_first_events_find_everything_compiled(backend: str, rule: dict, tmp
     said = json.loads(done.stdout)
     assert said["joined"] == 3
     assert said["before"] > 0
+    assert said["missing"] == 0
     assert said["late"] == []
