@@ -99,10 +99,9 @@ class LearnerRounds(Rounds[LearnerPartition]):
             return None
         settings = self.around.settings
         pause_s, since_s = settings.publish_interval_ms / 1000, 0.0
-        if self._waiting_bytes() >= settings.max_batch_bytes or self._is_behind():
+        if self._is_far_behind():
             pause_s, since_s = max(pause_s, _PAUSE_BEHIND_S), self._ahead_since_s
-        is_busy = self._folded_at_s > self._published_at_s
-        due_s = self._turns.due_at_s(list(ahead), pause_s=pause_s, since_s=since_s, is_busy=is_busy)
+        due_s = self._turns.due_at_s(list(ahead), pause_s=pause_s, since_s=since_s, is_busy=self._is_busy())
         return due_s - time.monotonic()
 
     async def _publish_all(self) -> None:
@@ -114,10 +113,20 @@ class LearnerRounds(Rounds[LearnerPartition]):
             elif due_s > 0:
                 await wait_for(self._folded, min(due_s, _LOOK_AGAIN_S))
             else:
-                ahead, self._published_at_s = self._ahead(), time.monotonic()
-                turn = self._turns.next(list(ahead))
+                # Turns are for whoever waits for single rows: not while all are late, nor at the end of a backlog.
+                ahead, in_turns = self._ahead(), self._is_busy() and not self._is_far_behind()
+                turn = self._turns.next(list(ahead)) if in_turns else list(ahead)
+                self._published_at_s = time.monotonic()
                 await self.publish([ahead[number] for number in turn])
                 self._turns.took(turn, began_s=self._published_at_s, ended_s=time.monotonic())
+
+    def _is_busy(self) -> bool:
+        """Whether something was folded since the last publication began."""
+        return self._folded_at_s > self._published_at_s
+
+    def _is_far_behind(self) -> bool:
+        """Whether a whole round is waiting."""
+        return self._waiting_bytes() >= self.around.settings.max_batch_bytes or self._is_behind()
 
     def _ahead(self) -> dict[int, LearnerPartition]:
         """Partitions that have something to publish, by number."""
