@@ -39,7 +39,7 @@ def write(measured: Measured, machine: str, folder: Path) -> None:
         "`freshet bench` measures all of this anew; `make bench ARGS=--write` writes this page.",
         "Contenders run interleaved; a number is the median of the rounds, beside it the smallest and the largest.",
         "Results are compared with a reference within the run. Ratios travel between machines, numbers do not.",
-        "Regret of the policies is on [a page of its own](regret.md).",
+        "Regret of the policies is on [a page of its own](regret.md), and so is [Kafka mode](kafka-benchmarks.md).",
     ]
     for name, (module, results) in measured.items():
         lines += ["", f"## {module.TITLE}", "", module.ABOUT, ""]
